@@ -1,0 +1,1 @@
+"""Environments: what a policy reads next, until the episode is over."""

@@ -1,0 +1,1 @@
+"""Rewards: verifiers that turn what a model wrote into a score."""

@@ -1,0 +1,1 @@
+"""Generators: continue token ids, and tell which policy version sampled each of them."""

@@ -1,0 +1,162 @@
+"""The nouns: what flows from a dataset to a learner. One word, one meaning, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a chat, in the form that chat templates take."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing to solve.
+
+    `id` is stable across runs: it is made from the row's content, not from its place in the file.
+    `prompt_ids` are the tokens the policy reads first, chat template applied.
+    `target` is what a verifier checks against; `columns` are all columns of the row, by name.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    prompt_ids: tuple[int, ...]
+    target: Any
+    columns: Mapping[str, Any]
+
+
+class FinishReason(StrEnum):
+    """Why a generator stopped."""
+
+    STOP = "stop"  # the policy ended its turn
+    LENGTH = "length"  # the token limit was reached: the answer is truncated
+    ABORT = "abort"  # the request was taken back
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a generator samples. Temperature 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1  # -1: no limit
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """`n` continuations of one prompt. `id` is what `abort` takes."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    n: int
+    sampling: Sampling
+
+
+@dataclass(slots=True)
+class Completion:
+    """One continuation. The three lists have one entry per sampled token.
+
+    `logprobs` are the sampler's own, after temperature, top-k and top-p: the distribution that was
+    sampled from. `versions` is the policy version that sampled each token. The token that ended the
+    turn is part of `token_ids`.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    versions: list[int]
+    finish: FinishReason
+
+
+class Outcome(StrEnum):
+    """What became of an attempt to score an answer. Only SCORED carries a value."""
+
+    SCORED = "scored"
+    NO_VERDICT = "no_verdict"  # the reward looked and could not decide
+    TIMEOUT = "timeout"  # the reward did not answer by its deadline
+    CRASHED = "crashed"  # the reward raised, or its process died
+    ENV_FAILED = "env_failed"  # the episode broke before there was an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward's verdict. `value` is None unless the outcome is SCORED: no verdict never means 0."""
+
+    value: float | None
+    outcome: Outcome = Outcome.SCORED
+    parts: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.outcome is Outcome.SCORED):
+            raise ValueError(f"a score has a value exactly when its outcome is 'scored': got {self!r}")
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """What an episode leaves.
+
+    `token_ids` starts after the prompt; `sampled[i]` tells whether the policy sampled `token_ids[i]`
+    (tool output is read, not sampled). `logprobs` and `versions` are aligned with `token_ids`, and are 0.0
+    and -1 where the token was not sampled. `text` is for rewards and readers; nothing encodes it again.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: list[int]
+    sampled: list[bool]
+    logprobs: list[float]
+    versions: list[int]
+    finish: FinishReason
+    text: str
+    score: Score | None = None
+    generate_s: float = 0.0
+    score_s: float = 0.0
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy version that sampled a token of this trajectory."""
+        return min((v for v, s in zip(self.versions, self.sampled, strict=True) if s), default=-1)
+
+
+@dataclass(slots=True)
+class Group:
+    """The trajectories of one task: the unit that is filtered, queued, trained and resumed.
+
+    `id` counts groups of a run. `epoch` and `position` are the task's place in the cursor's order.
+    """
+
+    id: int
+    task: Task
+    trajectories: list[Trajectory]
+
+    def values(self) -> list[float]:
+        """Scores of the trajectories that have a verdict."""
+        return [t.score.value for t in self.trajectories if t.score is not None and t.score.value is not None]
+
+
+@dataclass(slots=True)
+class Row:
+    """What a learner eats: token ids of one sequence with per-token streams, all of the same length.
+
+    `trained[i]` tells whether token i takes part in the loss. `advantages` and `sampler_logprobs` are 0.0
+    elsewhere. `staleness[i]` is the learner's version minus the version that sampled token i.
+    """
+
+    group_id: int
+    token_ids: list[int]
+    trained: list[bool]
+    advantages: list[float]
+    sampler_logprobs: list[float]
+    staleness: list[int]
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.token_ids)

@@ -1,0 +1,1 @@
+"""Runs untrusted programs. Imports nothing of rlvr. Nothing is here yet."""
