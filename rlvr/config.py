@@ -1,0 +1,279 @@
+"""Every setting once: its type, default, unit, range, and a line of why.
+
+A config is a tree of sections. It is read from YAML, from `key=value` words on the command line and from
+keyword arguments in Python, all with the same names; `resolve` merges them and refuses what cannot be.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings. `shorthand` is the field that a bare value sets: `model=NAME` is `model.name=NAME`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    shorthand: ClassVar[str | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_shorthand(cls, value: Any) -> Any:
+        if cls.shorthand is not None and isinstance(value, (str, list)):
+            return {cls.shorthand: value}
+        return value
+
+
+class DType(StrEnum):
+    """Number format of weights and activations."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class LoraConfig(Section):
+    """Low-rank adapters instead of full parameters."""
+
+    rank: int = Field(0, ge=0, le=512, description="adapter rank; 0 trains all parameters")
+    alpha: float = Field(32.0, gt=0, description="adapter scale: the update is alpha / rank * B A")
+    targets: Literal["all-linear"] | list[str] = Field("all-linear", description="modules that get an adapter")
+    publish: Literal["merged", "adapter"] = Field(
+        "merged", description="what generators get: merged works for every model, adapter moves fewer bytes"
+    )
+
+
+class ModelConfig(Section):
+    """The policy to train."""
+
+    shorthand = "name"
+    name: str = Field(description="a folder in Hugging Face form, or a hub name")
+    dtype: DType | None = Field(
+        None, description="of the forward pass; unset: float32 on CPU, bfloat16 on GPU (masters stay float32)"
+    )
+    lora: LoraConfig = LoraConfig()
+
+
+class DataConfig(Section):
+    """Where tasks come from, and which columns are prompt and target."""
+
+    shorthand = "path"
+    path: str = Field(description="a .jsonl or .parquet file, or a hub name of `datasets`")
+    subset: str | None = Field(None, description="configuration of a hub dataset")
+    split: str = Field("train", description="split of a hub dataset")
+    prompt: str = Field("prompt", description="column with the prompt: text, or a list of chat messages")
+    target: str = Field("answer", description="column that a verifier checks against")
+    system: str | None = Field(None, description="system message put before a prompt that is text")
+    max_prompt_tokens: int = Field(
+        1024, gt=0, description="tokens; longer prompts are counted and left out, never cut"
+    )
+    limit: int | None = Field(None, gt=0, description="use the first rows only")
+
+
+class RewardSpec(Section):
+    """One reward function of a run."""
+
+    shorthand = "use"
+    use: str = Field(description="a short name, `package.module:function`, or `path/to/file.py:function`")
+    weight: float = Field(1.0, description="in the sum of rewards; 0 makes it a metric only")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="fixed arguments, by name")
+
+
+class RewardConfig(Section):
+    """What decides whether an answer is right."""
+
+    shorthand = "functions"
+    functions: list[RewardSpec] = Field(
+        default_factory=list, description="functions whose weighted sum is the score; named at least once"
+    )
+    deadline_s: float = Field(10.0, gt=0, description="seconds, from dispatch; then the process is killed")
+    retries: int = Field(1, ge=0, le=5, description="tries more after a timeout or crash, before it counts as one")
+    workers: int = Field(1, ge=1, le=256, description="processes for synchronous reward functions")
+
+    @field_validator("functions", mode="before")
+    @classmethod
+    def _take_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, dict)) else value
+
+
+class EnvConfig(Section):
+    """What drives an episode."""
+
+    shorthand = "use"
+    use: str = Field("single_turn", description="a short name or `package.module:Class`")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="arguments of the class, by name")
+
+
+class SamplingConfig(Section):
+    """How the policy samples in rollouts."""
+
+    max_new_tokens: int = Field(512, gt=0, description="tokens; an answer that reaches it is truncated")
+    temperature: float = Field(1.0, gt=0, le=2, description="1 samples the policy that is trained")
+    top_p: float = Field(1.0, gt=0, le=1, description="below 1 the learner cannot reproduce the sampler: refused")
+    top_k: int = Field(-1, ge=-1, description="-1 is no limit; others are refused, as for top_p")
+    stop: list[str] = Field(default_factory=list, description="single-token strings that end a turn, besides EOS")
+
+
+class RolloutConfig(Section):
+    """How many answers are in flight, and which are worth training."""
+
+    group_size: int = Field(8, ge=2, description="answers per task; the baseline is their mean")
+    groups_per_step: int = Field(16, ge=1, description="groups in one optimizer step")
+    max_staleness: int = Field(
+        2, ge=0, le=64, description="policy versions; 0 synchronous, 1 one step off, more asynchronous"
+    )
+    drop_zero_variance: bool = Field(True, description="a group with equal scores has no gradient: sample another")
+    max_refill: float = Field(
+        4.0, ge=1, description="groups sampled per group trained, at most; then the step takes fewer"
+    )
+    min_valid: float = Field(0.5, gt=0, le=1, description="share of a group that needs a verdict to be trained")
+    deadline_s: float = Field(1800.0, gt=0, description="seconds for one episode; then it counts as failed")
+
+
+class AlgorithmConfig(Section):
+    """From groups to per-token weights. Unset fields have the preset's value."""
+
+    shorthand = "preset"
+    preset: Literal["dis", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"] = Field(
+        "dis", description="dis is made for stale tokens: both sides masked, anchored at the sampler"
+    )
+    advantage: Literal["group_mean", "group_std", "rloo"] | None = Field(None, description="the baseline")
+    clip_low: float | None = Field(None, ge=0, description="lower bound of the ratio, as its kernel defines it")
+    clip_high: float | None = Field(None, gt=0, description="upper bound of the ratio, as its kernel defines it")
+    aggregation: (
+        Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] | None
+    ) = Field(None, description="how tokens are weighted against each other")
+    drop_truncated: bool | None = Field(None, description="leave truncated answers out of the loss")
+
+
+class LearnerConfig(Section):
+    """The optimizer and how a batch is cut."""
+
+    learning_rate: float = Field(1e-6, gt=0, lt=1, description="peak, after warm-up")
+    warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after warm-up")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.95), description="of AdamW; 0.95 forgets faster, as RL gradients move"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, on matrices only")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
+    updates_per_step: int = Field(
+        1, ge=1, le=64, description="optimizer updates per batch, each on a share of its groups"
+    )
+    token_budget: int = Field(8192, gt=0, description="tokens in one micro-batch, padding included")
+    head_chunk_tokens: int = Field(
+        1024, gt=0, description="tokens whose logits exist at one time; bounds memory by chunk x vocabulary"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+
+
+class Engine(StrEnum):
+    """What generates."""
+
+    AUTO = "auto"
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
+
+
+class GeneratorConfig(Section):
+    """The inference engines."""
+
+    engine: Engine = Field(Engine.AUTO, description="auto: vllm where it is installed")
+    count: int = Field(1, ge=1, description="generators, each with a full copy of the policy")
+    dtype: DType | None = Field(None, description="unset: as the model's")
+    max_sequences: int = Field(128, ge=1, description="sequences in one engine step; more wait in its queue")
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="GiB for keys and values; unset: 0.25 on CPU, vLLM's own choice on GPU"
+    )
+    gpu_memory_share: float = Field(0.85, gt=0, le=1, description="of a GPU's memory, weights included")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share one generator")
+    kv_after_update: Literal["recompute", "keep"] = Field(
+        "recompute",
+        description="recompute is exact under the new weights; keep is faster and samples from a blend",
+    )
+
+
+class Transport(StrEnum):
+    """The way of a new version from learner to generators."""
+
+    AUTO = "auto"
+    SHARED_MEMORY = "shared_memory"
+    OBJECT_STORE = "object_store"
+    NCCL = "nccl"
+    IPC = "ipc"
+
+
+class ClusterConfig(Section):
+    """Where the actors run."""
+
+    backend: Literal["ray", "local"] = Field("ray", description="local: one process, for debugging")
+    address: str = Field("local", description="a Ray cluster to join; local starts one; auto finds one")
+    transport: Transport = Field(Transport.AUTO, description="auto: shared memory on one node, else object store")
+    watchdog_s: float = Field(
+        600.0, gt=0, description="seconds without any progress while work remains; then the run stops and says why"
+    )
+
+
+class EvaluationConfig(Section):
+    """Held-out tasks, on the same generators, at a named version."""
+
+    data: DataConfig | None = Field(None, description="held-out tasks; unset: no evaluation")
+    every_steps: int = Field(0, ge=0, description="steps between evaluations; 0: before the first step and at the end")
+    samples: int = Field(1, ge=1, description="answers per task; pass@k is reported for k up to it")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy")
+
+
+class CheckpointConfig(Section):
+    """What a resume starts from."""
+
+    every_steps: int = Field(50, ge=0, description="steps between checkpoints; 0: at the end only")
+    keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelConfig
+    data: DataConfig
+    reward: RewardConfig = RewardConfig()
+    env: EnvConfig = EnvConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    learner: LearnerConfig = LearnerConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    steps: int = Field(100, ge=1, description="optimizer steps (batches) of the run")
+    seed: int = Field(0, ge=0, description="of data order, sampling and initialisation")
+    run_dir: Path = Field(Path("runs/latest"), description="folder for all that a resume or a report needs")
+    tensorboard: bool = Field(True, description="write TensorBoard files beside the metrics")
+
+    @model_validator(mode="after")
+    def _refuse_the_impossible(self) -> Self:
+        if self.sampling.top_p < 1 or self.sampling.top_k != -1:
+            raise ValueError(
+                "sampling.top_p and sampling.top_k: rollouts must sample from the whole distribution, because the "
+                "learner cannot reproduce a truncated one; leave them at 1.0 and -1 (evaluation is not affected)"
+            )
+        if self.model.lora.publish == "adapter" and self.model.lora.rank == 0:
+            raise ValueError("model.lora.publish=adapter needs an adapter: set model.lora.rank above 0")
+        if self.learner.updates_per_step > self.rollout.groups_per_step:
+            raise ValueError(
+                f"learner.updates_per_step={self.learner.updates_per_step} is more than "
+                f"rollout.groups_per_step={self.rollout.groups_per_step}: each update needs a group"
+            )
+        if self.cluster.backend == "local" and self.generator.count > 1:
+            raise ValueError("cluster.backend=local runs one generator: set generator.count=1 or cluster.backend=ray")
+        longest = self.data.max_prompt_tokens + self.sampling.max_new_tokens
+        if longest > self.learner.token_budget:
+            raise ValueError(
+                f"learner.token_budget={self.learner.token_budget} does not hold one sequence of "
+                f"data.max_prompt_tokens + sampling.max_new_tokens = {longest} tokens; raise it to {longest} or more"
+            )
+        return self
