@@ -251,7 +251,9 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     steps: int = Field(100, ge=1, description="optimizer steps (batches) of the run")
     seed: int = Field(0, ge=0, description="of data order, sampling and initialisation")
-    run_dir: Path = Field(Path("runs/latest"), description="folder for all that a resume or a report needs")
+    run_dir: Path | None = Field(
+        None, description="folder for all that a resume or a report needs; unset: a new one under runs/"
+    )
     tensorboard: bool = Field(True, description="write TensorBoard files beside the metrics")
 
     @model_validator(mode="after")

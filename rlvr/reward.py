@@ -58,13 +58,6 @@ class Reward:
         return Form.BATCH if "completions" in inspect.signature(self.function).parameters else Form.PER_SAMPLE
 
     @property
-    def parameters(self) -> tuple[list[str], bool]:
-        """Names the function takes, those without a default first checked; and whether it takes any (`**`)."""
-        signature = inspect.signature(self.function).parameters.values()
-        named = [p.name for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        return named, any(p.kind is p.VAR_KEYWORD for p in signature)
-
-    @property
     def required(self) -> list[str]:
         """Names without a default: each must be a column or one of the built-in arguments."""
         signature = inspect.signature(self.function).parameters.values()

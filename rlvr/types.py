@@ -130,7 +130,7 @@ class Trajectory:
 class Group:
     """The trajectories of one task: the unit that is filtered, queued, trained and resumed.
 
-    `id` counts groups of a run. `epoch` and `position` are the task's place in the cursor's order.
+    `id` counts the groups of a run.
     """
 
     id: int

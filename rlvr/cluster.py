@@ -1,0 +1,346 @@
+"""Where the roles run: as Ray actors, or in this process for debugging. Only this file knows Ray.
+
+Generator and learner are ordinary classes with ordinary tests; here they are wrapped, placed and given deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rlvr.config import Config, Engine
+from rlvr.generate.pool import GeneratorPool
+from rlvr.generate.protocol import GeneratorStatus
+from rlvr.types import Completion, GenerateRequest, Row
+from rlvr.weights import WeightReceipt, WeightUpdate
+
+if TYPE_CHECKING:
+    from rlvr.learn.learner import Learner, LearnerInfo, LearnerReport
+
+T = TypeVar("T")
+
+# Deadlines of remote calls, in seconds. Loading a large model from a slow disk is the longest honest wait;
+# generation is bounded by the episode's own deadline.
+START_S = 1800.0
+UPDATE_S = 600.0
+STATUS_S = 60.0
+
+
+class ClusterError(RuntimeError):
+    """The machine or cluster cannot run this config, or a role stopped answering."""
+
+
+class LearnerHandle(Protocol):
+    """The learner, wherever it runs."""
+
+    async def start(self) -> LearnerInfo: ...
+    async def train(self, rows: Sequence[Row]) -> LearnerReport: ...
+    async def publish(self) -> WeightUpdate: ...
+    async def save(self, folder: Path) -> None: ...
+    async def load(self, folder: Path) -> None: ...
+    async def export(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The running parts of a job."""
+
+    pool: GeneratorPool
+    learner: LearnerHandle
+    weights_folder: Path
+
+    async def close(self) -> None:
+        try:
+            await self.pool.close()
+        finally:
+            shutil.rmtree(self.weights_folder, ignore_errors=True)
+
+
+# -------------------------------------------------------------------- in this process
+
+
+class LocalLearner:
+    """A learner on a thread of this process."""
+
+    def __init__(self, config: Config, weights_folder: Path) -> None:
+        from rlvr.learn.learner import Learner
+
+        self._learner: Learner = Learner(config)
+        self._weights_folder = weights_folder
+
+    async def start(self) -> LearnerInfo:
+        return await asyncio.to_thread(self._learner.start)
+
+    async def train(self, rows: Sequence[Row]) -> LearnerReport:
+        return await asyncio.to_thread(self._learner.train, list(rows))
+
+    async def publish(self) -> WeightUpdate:
+        return await asyncio.to_thread(self._learner.publish, self._weights_folder)
+
+    async def save(self, folder: Path) -> None:
+        await asyncio.to_thread(self._learner.save, folder)
+
+    async def load(self, folder: Path) -> None:
+        await asyncio.to_thread(self._learner.load, folder)
+
+    async def export(self, folder: Path) -> None:
+        await asyncio.to_thread(self._learner.export, folder)
+
+
+# -------------------------------------------------------------------- as Ray actors
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one role gets of a machine."""
+
+    name: str
+    gpus: float
+    threads: int
+    cores: tuple[int, ...]  # empty: not pinned
+
+
+def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placement], Placement]:
+    """Share cores and GPUs between generators and learner.
+
+    On GPUs a generator takes `tensor_parallel` of them and the learner one; a single GPU is shared half and half.
+    On CPU each role gets cores of its own: two threads that spin on one core are ten times slower than one.
+    """
+    roles = config.generator.count + 1
+    needed = config.generator.count * config.generator.tensor_parallel + 1
+    if 1 < gpus < needed:
+        raise ClusterError(
+            f"{config.generator.count} generators of {config.generator.tensor_parallel} GPUs and a learner need "
+            f"{needed} GPUs, and there are {gpus}: lower generator.count or generator.tensor_parallel"
+        )
+    share = len(cores) // roles
+    parts = [tuple(cores[i * share : (i + 1) * share]) if share else () for i in range(roles)]
+    generator_gpus = 0.0 if gpus == 0 else 0.5 / config.generator.count if gpus == 1 else config.generator.tensor_parallel
+    generators = [
+        Placement(f"generator-{i}", generator_gpus, max(1, share), parts[i]) for i in range(config.generator.count)
+    ]
+    return generators, Placement("learner", 0.0 if gpus == 0 else 0.5 if gpus == 1 else 1.0, max(1, share), parts[-1])
+
+
+def _pin(cores: tuple[int, ...]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+class GeneratorActor:
+    """A generator in a process of its own. Each method is the protocol's."""
+
+    def __init__(self, config: Config, placement: Placement) -> None:
+        _pin(placement.cores)
+        from rlvr.generate.factory import make_generator
+
+        self._generator = make_generator(config, placement.name)
+
+    async def start(self) -> GeneratorStatus:
+        return await self._generator.start()
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        return await self._generator.generate(request)
+
+    async def abort(self, request_id: str) -> None:
+        await self._generator.abort(request_id)
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        return await self._generator.score(token_ids)
+
+    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
+        return await self._generator.update_weights(update)
+
+    async def status(self) -> GeneratorStatus:
+        return await self._generator.status()
+
+    async def close(self) -> None:
+        await self._generator.close()
+
+
+class LearnerActor:
+    """A learner in a process of its own."""
+
+    def __init__(self, config: Config, placement: Placement, weights_folder: Path) -> None:
+        _pin(placement.cores)
+        self._learner = LocalLearner(config, weights_folder)
+
+    async def start(self) -> LearnerInfo:
+        return await self._learner.start()
+
+    async def train(self, rows: Sequence[Row]) -> LearnerReport:
+        return await self._learner.train(rows)
+
+    async def publish(self) -> WeightUpdate:
+        return await self._learner.publish()
+
+    async def save(self, folder: Path) -> None:
+        await self._learner.save(folder)
+
+    async def load(self, folder: Path) -> None:
+        await self._learner.load(folder)
+
+    async def export(self, folder: Path) -> None:
+        await self._learner.export(folder)
+
+
+async def _within(seconds: float, what: str, call: Awaitable[T]) -> T:
+    """Nobody waits for ever: a remote call that outlasts its deadline is an error that names it."""
+    try:
+        return await asyncio.wait_for(call, seconds)
+    except TimeoutError:
+        raise ClusterError(f"{what}: no answer in {seconds:g} s") from None
+
+
+class RemoteGenerator:
+    """The protocol, spoken to an actor."""
+
+    def __init__(self, actor: Any, name: str) -> None:
+        self._actor = actor
+        self._name = name
+
+    async def start(self) -> GeneratorStatus:
+        return await _within(START_S, f"start of {self._name}", self._actor.start.remote())
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        return await self._actor.generate.remote(request)
+
+    async def abort(self, request_id: str) -> None:
+        await _within(STATUS_S, f"abort on {self._name}", self._actor.abort.remote(request_id))
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        return await _within(UPDATE_S, f"scoring on {self._name}", self._actor.score.remote(token_ids))
+
+    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
+        what = f"update of {self._name} to version {update.version}"
+        return await _within(UPDATE_S, what, self._actor.update_weights.remote(update))
+
+    async def status(self) -> GeneratorStatus:
+        return await _within(STATUS_S, f"status of {self._name}", self._actor.status.remote())
+
+    async def close(self) -> None:
+        await _within(STATUS_S, f"end of {self._name}", self._actor.close.remote())
+
+
+class RemoteLearner:
+    """The learner's handle, spoken to an actor."""
+
+    def __init__(self, actor: Any, step_deadline_s: float) -> None:
+        self._actor = actor
+        self._step_deadline_s = step_deadline_s
+
+    async def start(self) -> LearnerInfo:
+        return await _within(START_S, "start of the learner", self._actor.start.remote())
+
+    async def train(self, rows: Sequence[Row]) -> LearnerReport:
+        return await _within(self._step_deadline_s, "a training step", self._actor.train.remote(list(rows)))
+
+    async def publish(self) -> WeightUpdate:
+        return await _within(UPDATE_S, "publishing weights", self._actor.publish.remote())
+
+    async def save(self, folder: Path) -> None:
+        await _within(START_S, "saving the learner", self._actor.save.remote(folder))
+
+    async def load(self, folder: Path) -> None:
+        await _within(START_S, "loading the learner", self._actor.load.remote(folder))
+
+    async def export(self, folder: Path) -> None:
+        await _within(START_S, "exporting the policy", self._actor.export.remote(folder))
+
+
+# -------------------------------------------------------------------- starting
+
+
+async def start_roles(config: Config) -> Roles:
+    """Start generators and learner where the config says, side by side. Raises ClusterError."""
+    weights_folder = Path(tempfile.mkdtemp(prefix="rlvr-weights-", dir=_shared_memory()))
+    if config.cluster.backend == "local":
+        return await _start_local(config, weights_folder)
+    return await _start_ray(config, weights_folder)
+
+
+def _shared_memory() -> str | None:
+    """Linux has it at /dev/shm; elsewhere the folder for temporary files does, slower."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+async def _start_local(config: Config, weights_folder: Path) -> Roles:
+    from rlvr.generate.factory import make_generator
+
+    if config.generator.engine is Engine.AUTO:  # vLLM and training in one process share threads badly
+        engine = config.generator.model_copy(update={"engine": Engine.TRANSFORMERS})
+        config = config.model_copy(update={"generator": engine})
+    roles = Roles(
+        GeneratorPool([make_generator(config, "generator-0")]), LocalLearner(config, weights_folder), weights_folder
+    )
+    await asyncio.gather(roles.pool.start(), roles.learner.start())
+    return roles
+
+
+async def _start_ray(config: Config, weights_folder: Path) -> Roles:
+    import ray
+
+    from rlvr.generate.factory import engine_environment
+
+    connect_ray(config.cluster.address)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cores = sorted(os.sched_getaffinity(0)) if config.cluster.address == "local" else []
+    generator_places, learner_place = place(config, cores, gpus)
+
+    def actor(cls: type, placement: Placement, environment: dict[str, str], *arguments: Any) -> Any:
+        threads = {"OMP_NUM_THREADS": str(placement.threads)} if gpus == 0 else {}
+        return (
+            ray.remote(cls)
+            .options(
+                num_cpus=0,  # cores are shared by pinning, not by Ray's counting
+                num_gpus=placement.gpus,
+                max_concurrency=1000,
+                runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"} | threads | environment},
+            )
+            .remote(config, placement, *arguments)
+        )
+
+    environment = engine_environment(config)
+    generators = [RemoteGenerator(actor(GeneratorActor, p, environment), p.name) for p in generator_places]
+    learner = RemoteLearner(
+        actor(LearnerActor, learner_place, {}, weights_folder), step_deadline_s=config.cluster.watchdog_s * 4
+    )
+    roles = Roles(GeneratorPool(generators), learner, weights_folder)
+    try:
+        await asyncio.gather(roles.pool.start(), roles.learner.start())
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"a role did not start: {error}") from error
+    return roles
+
+
+def connect_ray(address: str) -> None:
+    """Start or join Ray. `local` always starts one of its own: a plain init may join a stale cluster."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    started = time.perf_counter()
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR") if (
+            address == "local"
+        ) else ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"cluster.address={address}: no Ray cluster answered in {time.perf_counter() - started:.0f} s ({error}); "
+            "start one with `ray start --head`, or leave cluster.address=local"
+        ) from None
+
+
+def disconnect_ray() -> None:
+    """End the Ray of `connect_ray`; a cluster that was joined goes on."""
+    import ray
+
+    ray.shutdown()

@@ -1,0 +1,78 @@
+"""Several generators as one: requests go to the least loaded, updates to all, and every answer is verified."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from rlvr.generate.protocol import Generator, GeneratorStatus
+from rlvr.types import Completion, GenerateRequest
+from rlvr.weights import WeightReceipt, WeightUpdate
+
+
+class StaleGenerator(RuntimeError):
+    """A generator does not hold the version it was given. The run stops: it would sample from wrong weights."""
+
+
+class GeneratorPool:
+    """Routes by load, in sequences. A group stays with one generator, whose prefix cache holds its prompt.
+
+    A request id begins with its group's (`g12`, `g12.0.1`): that is what keeps the turns of a group together.
+    """
+
+    def __init__(self, generators: Sequence[Generator]) -> None:
+        if not generators:
+            raise ValueError("a pool needs at least one generator")
+        self._generators = list(generators)
+        self._load = [0] * len(generators)
+        self._home: dict[str, int] = {}  # group -> generator, while it has requests in hand
+        self._requests: dict[str, int] = {}  # group -> requests in hand
+
+    async def start(self) -> list[GeneratorStatus]:
+        return list(await asyncio.gather(*(g.start() for g in self._generators)))
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        group = request.id.partition(".")[0]
+        index = self._home.setdefault(group, self._least_loaded())
+        self._requests[group] = self._requests.get(group, 0) + 1
+        self._load[index] += request.n
+        try:
+            return await self._generators[index].generate(request)
+        finally:
+            self._load[index] -= request.n
+            self._requests[group] -= 1
+            if not self._requests[group]:
+                del self._requests[group], self._home[group]
+
+    async def abort(self, request_id: str) -> None:
+        await asyncio.gather(*(g.abort(request_id) for g in self._generators))
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        return await self._generators[self._least_loaded()].score(token_ids)
+
+    async def update_weights(self, update: WeightUpdate) -> list[WeightReceipt]:
+        """Give a version to every generator, and have each say what it holds. Raises StaleGenerator."""
+        receipts = list(await asyncio.gather(*(g.update_weights(update) for g in self._generators)))
+        for receipt in receipts:
+            verify(receipt.generator, update, receipt.version, receipt.checksum)
+        return receipts
+
+    async def statuses(self) -> list[GeneratorStatus]:
+        return list(await asyncio.gather(*(g.status() for g in self._generators)))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(g.close() for g in self._generators))
+
+    def _least_loaded(self) -> int:
+        return min(range(len(self._load)), key=self._load.__getitem__)
+
+
+def verify(name: str, update: WeightUpdate, version: int, checksum: int) -> None:
+    """Raises StaleGenerator when a generator answers with another version or checksum than it was given."""
+    if version != update.version:
+        raise StaleGenerator(f"generator {name} answers with version {version} after version {update.version} was sent")
+    if checksum != update.checksum:
+        raise StaleGenerator(
+            f"generator {name} holds other weights than the learner's version {update.version}: "
+            f"checksum {checksum:#018x}, expected {update.checksum:#018x}"
+        )
