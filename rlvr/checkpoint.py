@@ -1,9 +1,9 @@
 """Checkpoints: written beside, then renamed, so that one that can be seen is whole.
 
-    step-000050/
-      learner/       weights, optimizer, schedule, random state   (written by the learner)
-      rollouts.pkl   cursor, ledger, groups that wait, tasks that were in flight
-      state.json     step and policy version
+step-000050/
+  learner/       weights, optimizer, schedule, random state   (written by the learner)
+  rollouts.pkl   cursor, ledger, groups that wait, tasks that were in flight
+  state.json     step and policy version
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         return Checkpoint(newest, CheckpointState(**json.loads((newest / "state.json").read_text())))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{newest} cannot be read ({error}); remove it to go on from the one before"
-        ) from None
+        raise CheckpointError(f"{newest} cannot be read ({error}); remove it to go on from the one before") from None
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -122,7 +122,9 @@ def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placeme
         )
     share = len(cores) // roles
     parts = [tuple(cores[i * share : (i + 1) * share]) if share else () for i in range(roles)]
-    generator_gpus = 0.0 if gpus == 0 else 0.5 / config.generator.count if gpus == 1 else config.generator.tensor_parallel
+    generator_gpus = (
+        0.0 if gpus == 0 else 0.5 / config.generator.count if gpus == 1 else config.generator.tensor_parallel
+    )
     generators = [
         Placement(f"generator-{i}", generator_gpus, max(1, share), parts[i]) for i in range(config.generator.count)
     ]
@@ -271,6 +273,15 @@ def _shared_memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
+async def start_generators(config: Config) -> GeneratorPool:
+    """Generators without a learner, in this process: for an evaluation of a model as it is."""
+    from rlvr.generate.factory import make_generator
+
+    pool = GeneratorPool([make_generator(config, "generator-0")])
+    await pool.start()
+    return pool
+
+
 async def _start_local(config: Config, weights_folder: Path) -> Roles:
     from rlvr.generate.factory import make_generator
 
@@ -278,7 +289,9 @@ async def _start_local(config: Config, weights_folder: Path) -> Roles:
         engine = config.generator.model_copy(update={"engine": Engine.TRANSFORMERS})
         config = config.model_copy(update={"generator": engine})
     roles = Roles(
-        GeneratorPool([make_generator(config, "generator-0")]), LocalLearner(config, weights_folder), weights_folder
+        GeneratorPool([make_generator(config, "generator-0")]),
+        LocalLearner(config, weights_folder),
+        weights_folder,
     )
     await asyncio.gather(roles.pool.start(), roles.learner.start())
     return roles

@@ -67,9 +67,7 @@ class DataConfig(Section):
     prompt: str = Field("prompt", description="column with the prompt: text, or a list of chat messages")
     target: str = Field("answer", description="column that a verifier checks against")
     system: str | None = Field(None, description="system message put before a prompt that is text")
-    max_prompt_tokens: int = Field(
-        1024, gt=0, description="tokens; longer prompts are counted and left out, never cut"
-    )
+    max_prompt_tokens: int = Field(1024, gt=0, description="tokens; longer prompts are counted and left out, never cut")
     limit: int | None = Field(None, gt=0, description="use the first rows only")
 
 
@@ -143,9 +141,9 @@ class AlgorithmConfig(Section):
     advantage: Literal["group_mean", "group_std", "rloo"] | None = Field(None, description="the baseline")
     clip_low: float | None = Field(None, ge=0, description="lower bound of the ratio, as its kernel defines it")
     clip_high: float | None = Field(None, gt=0, description="upper bound of the ratio, as its kernel defines it")
-    aggregation: (
-        Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] | None
-    ) = Field(None, description="how tokens are weighted against each other")
+    aggregation: Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] | None = (
+        Field(None, description="how tokens are weighted against each other")
+    )
     drop_truncated: bool | None = Field(None, description="leave truncated answers out of the loss")
 
 
@@ -214,7 +212,9 @@ class ClusterConfig(Section):
     address: str = Field("local", description="a Ray cluster to join; local starts one; auto finds one")
     transport: Transport = Field(Transport.AUTO, description="auto: shared memory on one node, else object store")
     watchdog_s: float = Field(
-        600.0, gt=0, description="seconds without any progress while work remains; then the run stops and says why"
+        600.0,
+        gt=0,
+        description="seconds without any progress while work remains; then the run stops and says why",
     )
 
 

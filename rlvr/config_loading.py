@@ -6,6 +6,7 @@ What cannot be is refused with the path of the key, what is allowed there, and t
 from __future__ import annotations
 
 import difflib
+import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -169,7 +170,7 @@ def _sibling(path: str, name: str) -> str:
 
 def _find_section(location: tuple[int | str, ...]) -> tuple[type[Section] | None, str]:
     section: type[Section] | None = Config
-    for part, after in zip(location[:-1], location[1:], strict=True):
+    for part, after in itertools.pairwise(location):
         if isinstance(part, str):
             section = _item_section(section, part) if isinstance(after, int) else _section_at(section, part)
     return section, str(location[-1]) if location else ""

@@ -104,14 +104,10 @@ def _read_hub(config: DataConfig) -> list[dict[str, Any]]:
 def _check_columns(row: Mapping[str, Any], config: DataConfig) -> None:
     for setting, column in (("data.prompt", config.prompt), ("data.target", config.target)):
         if column not in row:
-            raise DataError(
-                f"{setting}={column}: {config.path} has no such column; it has {', '.join(map(str, row))}"
-            )
+            raise DataError(f"{setting}={column}: {config.path} has no such column; it has {', '.join(map(str, row))}")
 
 
-def _task(
-    row: Mapping[str, Any], number: int, config: DataConfig, tokenizer: PreTrainedTokenizerBase
-) -> Task:
+def _task(row: Mapping[str, Any], number: int, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Task:
     prompt = _messages(row.get(config.prompt), config.system, f"{config.path}, row {number}, column {config.prompt}")
     target = row.get(config.target)
     identity = json.dumps([prompt, target], sort_keys=True, ensure_ascii=False, default=str)

@@ -27,9 +27,7 @@ def load(group: Literal["rlvr.rewards", "rlvr.envs"], use: str) -> Any:
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
         near = difflib.get_close_matches(attribute, public, n=1)
-        raise PluginError(
-            f"{use}: {where} has no {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        raise PluginError(f"{use}: {where} has no {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return getattr(module, attribute)
 
 

@@ -62,9 +62,7 @@ class Reward:
         """Names without a default: each must be a column or one of the built-in arguments."""
         signature = inspect.signature(self.function).parameters.values()
         return [
-            p.name
-            for p in signature
-            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            p.name for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
 
 

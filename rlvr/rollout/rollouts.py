@@ -174,7 +174,7 @@ class Rollouts:
     def _refuse_if_all_failed(self) -> None:
         if self._ready or not self._filtered_since_take:
             return
-        group, fate = self._filtered_since_take[-1]
+        group, _ = self._filtered_since_take[-1]
         details = {t.score.detail for t in group.trajectories if t.score and t.score.detail}
         if all(f is Fate.TOO_FEW_VALID for _, f in self._filtered_since_take):
             raise RolloutError(

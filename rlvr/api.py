@@ -1,0 +1,171 @@
+"""The Python API: `rlvr.train` and `rlvr.evaluate`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rlvr.config import Config
+from rlvr.config_loading import load_config, merge
+from rlvr.reward import Reward
+from rlvr.reward import reward as as_reward
+
+if TYPE_CHECKING:
+    from rlvr.evaluate import EvaluationReport
+    from rlvr.train import RunResult
+
+T = TypeVar("T")
+RewardLike = str | Reward | Callable[..., Any]
+Rows = Iterable[Mapping[str, Any]]
+
+
+def train(
+    model: str | None = None,
+    data: str | Rows | Mapping[str, Any] | None = None,
+    reward: RewardLike | Sequence[RewardLike] | None = None,
+    *,
+    evaluation_data: str | Rows | Mapping[str, Any] | None = None,
+    config: Path | str | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> RunResult:
+    """Train a model by reinforcement learning, and return what the run left.
+
+    `model`: a folder in Hugging Face form, or a hub name. `data`: a path, a hub name, the settings of the section
+    `data`, or rows in memory (dictionaries or a `datasets.Dataset`). `reward`: a short name, `module:function`,
+    a function, or several of them. `settings` are those of `rlvr.config.Config`, sections as dictionaries:
+    `train(..., steps=50, rollout={"max_staleness": 0})`. `config` is a YAML file below all of these.
+
+    Raises ConfigError, DataError, RewardError or PreparationError before anything is started.
+    """
+    run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
+    tree = _tree(model, settings) | {"run_dir": str(run_dir)}
+    data_tree = {
+        "data": _data_setting(data, run_dir / "data" / "train.jsonl"),
+        "evaluation": {"data": _data_setting(evaluation_data, run_dir / "data" / "held_out.jsonl")},
+    }
+    rewards, named = _reward_setting(reward)
+    checked = load_config([config] if config else [], [], _without_none(merge(tree, _without_none(data_tree) | named)))
+    return run_config(checked, rewards, resume=resume)
+
+
+def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resume: bool) -> RunResult:
+    """Train as a checked config says. `rewards` given as objects take the place of those it names."""
+    from rlvr.cluster import disconnect_ray
+    from rlvr.console import Console
+    from rlvr.prepare import open_run, prepare
+    from rlvr.train import train as run_training
+
+    config = with_run_dir(config)
+    job = prepare(config, rewards)
+    folder, checkpoint = open_run(config, resume=resume)
+    with Console(config.steps) as console:
+        try:
+            return run_coroutine(run_training(job, folder, checkpoint, console))
+        finally:
+            if config.cluster.backend == "ray":
+                disconnect_ray()
+
+
+def evaluate(
+    model: str,
+    data: str | Rows | Mapping[str, Any],
+    reward: RewardLike | Sequence[RewardLike],
+    *,
+    config: Path | str | None = None,
+    **settings: Any,
+) -> EvaluationReport:
+    """Answer held-out tasks with a model as it is: pass@1, pass@k, mean length, truncated share.
+
+    The arguments are those of `train`; `evaluation={"samples": 8, "temperature": 1.0}` sets how it is sampled.
+    """
+    from rlvr.evaluate_alone import evaluate_alone
+    from rlvr.prepare import prepare
+
+    folder = Path(settings.pop("run_dir", None) or new_run_dir())
+    data_setting = _data_setting(data, folder / "data" / "held_out.jsonl")
+    rewards, named = _reward_setting(reward)
+    both = {"data": data_setting, "evaluation": {"data": data_setting}} | named
+    checked = load_config([config] if config else [], [], merge(_tree(model, settings), both))
+    return run_coroutine(evaluate_alone(prepare(checked, rewards)))
+
+
+def new_run_dir() -> Path:
+    """A folder under runs/ that is named by the moment."""
+    return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def with_run_dir(config: Config) -> Config:
+    """The config with its run's folder settled."""
+    return config if config.run_dir else config.model_copy(update={"run_dir": new_run_dir()})
+
+
+def run_coroutine(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where a loop runs already (a notebook): then on a thread with a loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="rlvr")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _tree(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return merge({"model": model} if model is not None else {}, settings)
+
+
+def _data_setting(data: str | Rows | Mapping[str, Any] | None, file: Path) -> Any:
+    """A setting as it is; rows in memory as a file of the run, which a resume and a reader can open."""
+    if data is None or isinstance(data, (str, Mapping)):
+        return data
+    if isinstance(data, Path):
+        return str(data)
+    from rlvr.data import write_rows
+
+    write_rows(data, file)
+    return str(file)
+
+
+def _reward_setting(
+    reward: RewardLike | Sequence[RewardLike] | None,
+) -> tuple[list[Reward] | None, dict[str, Any]]:
+    """Rewards given as objects, and what the config says of them."""
+    if reward is None:
+        return None, {}
+    given = [reward] if isinstance(reward, (str, Reward)) or callable(reward) else list(reward)
+    if all(isinstance(r, str) for r in given):
+        return None, {"reward": {"functions": [{"use": r} for r in given]}}
+    from rlvr.config import RewardSpec
+    from rlvr.prepare import load_reward
+
+    rewards = [
+        load_reward(RewardSpec(use=r)) if isinstance(r, str) else r if isinstance(r, Reward) else as_reward(r)
+        for r in given
+    ]
+    return rewards, {"reward": {"functions": [{"use": _origin(r), "weight": r.weight} for r in rewards]}}
+
+
+def _origin(reward: Reward) -> str:
+    return f"{reward.function.__module__}:{reward.name}"
+
+
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    cleaned = {key: _without_none(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    return {key: value for key, value in cleaned.items() if value is not None and value != {}}

@@ -1,0 +1,163 @@
+"""The command line. Settings are given as in YAML and Python: `rlvr train config.yaml learner.learning_rate=1e-5`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rlvr.config import Config
+    from rlvr.train import RunResult
+
+app = typer.Typer(
+    help="Reinforcement learning with verifiable rewards.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+reward_app = typer.Typer(help="Reward functions: try them before a run does.", no_args_is_help=True)
+app.add_typer(reward_app, name="reward")
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(help="config files (.yaml) and settings (key=value), the later over the earlier"),
+]
+
+
+def main() -> None:
+    """Entry point: errors a user can mend are one message without a traceback."""
+    from rlvr.errors import USER_ERRORS
+
+    # A model folder or hub name is given; telemetry and progress bars of libraries only hide our own output.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; go on with `rlvr train --resume` and the run's folder")
+
+
+@app.command()
+def train(
+    words: Words = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint of run_dir")] = False,
+) -> None:
+    """Train a policy. With --resume and run_dir=FOLDER, go on with that run."""
+    _train(_config(words or [], resume=resume), resume=resume)
+
+
+@app.command()
+def demo(words: Words = None) -> None:
+    """Train the embedded tiny model on word problems, and show that it got better."""
+    from rlvr.demo.run import demo_config
+
+    config = demo_config(words or [])
+    print("A tiny language model (0.38M parameters) learns word problems by reinforcement learning alone.")
+    _train(config, resume=False)
+
+
+@app.command("eval")
+def evaluate(words: Words = None) -> None:
+    """Answer the held-out tasks of evaluation.data with a model as it is, without training."""
+    from rlvr.api import run_coroutine
+    from rlvr.evaluate_alone import evaluate_alone
+    from rlvr.prepare import prepare
+
+    config = _config(words or [], resume=False)
+    if config.evaluation.data is None:  # one dataset is enough: it is what is evaluated
+        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"data": config.data})})
+    report = run_coroutine(evaluate_alone(prepare(config)))
+    print(f"{config.model.name}: {report.tasks} tasks, {report.answers} answers")
+    for name, value in report.metrics().items():
+        print(f"  {name.removeprefix('evaluation/'):18} {value:.4g}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="the run's folder")]) -> None:
+    """Write a run's report: one HTML page with curves and what the model wrote."""
+    from rlvr.report import write_report
+    from rlvr.run_folder import RunFolder
+
+    print(f"report: {write_report(RunFolder(run)).resolve()}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and what a run would use."""
+    from rlvr.doctor import examine, show
+
+    show(examine())
+
+
+@app.command()
+def submit(
+    words: Words = None,
+    address: Annotated[str, typer.Option(help="the cluster's job server")] = "http://127.0.0.1:8265",
+) -> None:
+    """Hand a config to a Ray cluster through its job submission, and follow it to the end."""
+    from rlvr.submit import submit_and_follow
+
+    sys.exit(0 if submit_and_follow(_config(words or [], resume=False), address) else 1)
+
+
+@reward_app.command("check")
+def reward_check(
+    file: Annotated[Path, typer.Argument(help="a .jsonl or .parquet file of answers")],
+    reward: Annotated[str, typer.Option(help="short name, module:function, or file.py:function")],
+    completion: Annotated[str, typer.Option(help="column with what a model wrote")] = "completion",
+    target: Annotated[str, typer.Option(help="column to check against")] = "answer",
+    label: Annotated[str | None, typer.Option(help="column with the true verdict, for agreement")] = None,
+    limit: Annotated[int | None, typer.Option(help="check the first rows only")] = None,
+    deadline_s: Annotated[float, typer.Option(help="seconds for one verdict")] = 10.0,
+) -> None:
+    """Run a reward over a file of answers: verdicts, agreement with labels, timings."""
+    from rlvr.api import run_coroutine
+    from rlvr.config import RewardSpec
+    from rlvr.prepare import load_reward
+    from rlvr.reward_check import Columns, check_file, show
+
+    columns = Columns(completion, target, label)
+    show(run_coroutine(check_file(file, load_reward(RewardSpec(use=reward)), columns, limit, deadline_s)))
+
+
+def _config(words: list[str], *, resume: bool) -> Config:
+    from rlvr.config_loading import load_config
+
+    files = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
+    if resume and not files:
+        files = [str(_run_to_resume(settings) / "config.yaml")]
+    return load_config(files, settings)
+
+
+def _run_to_resume(settings: list[str]) -> Path:
+    """The folder that is named, else the newest run under runs/."""
+    from rlvr.config_loading import ConfigError
+
+    named = [word.partition("=")[2] for word in settings if word.startswith("run_dir=")]
+    runs = sorted(Path("runs").glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+    if not named and not runs:
+        raise ConfigError("--resume: no run under runs/ here; name its folder with run_dir=FOLDER")
+    return Path(named[-1]) if named else runs[-1].parent
+
+
+def _train(config: Config, *, resume: bool) -> None:
+    from rlvr.api import run_config
+
+    _tell(run_config(config, resume=resume))
+
+
+def _tell(result: RunResult) -> None:
+    if result.accuracy_before is not None and result.accuracy_after is not None:
+        print(f"held-out accuracy {result.accuracy_before:.2f} -> {result.accuracy_after:.2f}")
+    print(f"policy: {result.policy.resolve()}")
+    print(f"report: {result.report.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Errors that a user can mend: their message is enough, a traceback would only hide it."""
+
+from __future__ import annotations
+
+from rlvr.checkpoint import CheckpointError
+from rlvr.cluster import ClusterError
+from rlvr.config_loading import ConfigError
+from rlvr.data import DataError
+from rlvr.plugins import PluginError
+from rlvr.prepare import PreparationError
+from rlvr.rollout.rollouts import RolloutError
+from rlvr.rollout.scoring import RewardError
+from rlvr.watchdog import Stalled
+
+USER_ERRORS = (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    PluginError,
+    PreparationError,
+    RewardError,
+    RolloutError,
+    Stalled,
+)

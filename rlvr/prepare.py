@@ -1,0 +1,175 @@
+"""Everything of a run that can be known before an engine is started: if it is wrong, it is said now."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlvr import plugins
+from rlvr.checkpoint import Checkpoint, latest_checkpoint
+from rlvr.config import Config, Engine, RewardSpec
+from rlvr.data import TaskSet, load_tasks
+from rlvr.env import Env
+from rlvr.reward import Reward, reward
+from rlvr.rollout.episode import EpisodeRunner, Generates
+from rlvr.rollout.scoring import Scorer, check_arguments
+from rlvr.run_folder import RunFolder
+from rlvr.types import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PreparationError(ValueError):
+    """A run that cannot start. The message says what was wrong, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked run: what training and evaluation need besides running engines."""
+
+    config: Config
+    tokenizer: PreTrainedTokenizerBase
+    tasks: TaskSet
+    held_out: TaskSet | None
+    rewards: list[Reward]
+    make_env: Callable[[], Env]
+
+    def sampling(self) -> Sampling:
+        """Of rollouts."""
+        c = self.config.sampling
+        stops = stop_token_ids(self.tokenizer, c.stop, self.config.model.name)
+        return Sampling(c.max_new_tokens, c.temperature, c.top_p, c.top_k, stops)
+
+    def evaluation_sampling(self) -> Sampling:
+        """Of evaluations: as in rollouts, at a temperature of their own."""
+        return replace(self.sampling(), temperature=self.config.evaluation.temperature)
+
+    def scorer(self) -> Scorer:
+        """The reward functions with their deadline; to be closed."""
+        c = self.config.reward
+        return Scorer(self.rewards, deadline_s=c.deadline_s, retries=c.retries, workers=c.workers)
+
+    def runner(
+        self, generator: Generates, scorer: Scorer, sampling: Sampling, answers: int, name: str
+    ) -> EpisodeRunner:
+        """Episodes of `answers` trajectories each. `name` begins the ids of their requests."""
+        return EpisodeRunner(
+            generator,
+            self.tokenizer,
+            self.make_env,
+            scorer,
+            sampling,
+            group_size=answers,
+            deadline_s=self.config.rollout.deadline_s,
+            name=name,
+        )
+
+
+def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
+    """Load tokenizer, tasks, rewards and env, and check that they fit each other.
+
+    `rewards` given as objects take the place of those named in the config. Raises PreparationError, and the
+    errors of the parts, which say more.
+    """
+    _check_engine(config)
+    tokenizer = load_tokenizer(config.model.name)
+    tasks = load_tasks(config.data, tokenizer)
+    held_out = load_tasks(config.evaluation.data, tokenizer) if config.evaluation.data else None
+    rewards = list(rewards) if rewards is not None else [load_reward(spec) for spec in config.reward.functions]
+    if not rewards:
+        names = ", ".join(plugins.short_names("rlvr.rewards"))
+        raise PreparationError(f"reward: must be set; short names here are {names}, or package.module:function")
+    for function in rewards:
+        check_arguments(function, tasks.columns)
+    env_class = plugins.load("rlvr.envs", config.env.use)
+    return Job(config, tokenizer, tasks, held_out, rewards, functools.partial(env_class, **config.env.arguments))
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """Raises PreparationError when `model` is neither a folder in Hugging Face form nor a hub name in reach."""
+    import transformers
+
+    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+        raise PreparationError(f"model.name={model}: the folder has no config.json; is it a Hugging Face folder?")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise PreparationError(
+            f"model.name={model}: neither a folder (looked from {Path.cwd()}) nor a hub name that can be loaded: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def load_reward(spec: RewardSpec) -> Reward:
+    """The reward that a config names, with its weight and fixed arguments."""
+    found = plugins.load("rlvr.rewards", spec.use)
+    if not isinstance(found, Reward):
+        if not callable(found):
+            raise PreparationError(f"reward {spec.use}: expected a function, found a {type(found).__name__}")
+        found = reward(found)
+    return bind(found, spec)
+
+
+def bind(found: Reward, spec: RewardSpec) -> Reward:
+    """Fix arguments of a reward. Raises PreparationError for a name it does not take."""
+    takes = inspect.signature(found.function).parameters
+    unknown = [name for name in spec.arguments if name not in takes]
+    if unknown:
+        raise PreparationError(f"reward {spec.use}: takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
+    if not spec.arguments:
+        return Reward(found.function, found.name, spec.weight, found.blocking)
+    blocking = functools.partial(found.blocking, **spec.arguments) if found.blocking else None
+    return Reward(functools.partial(found.function, **spec.arguments), found.name, spec.weight, blocking)
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], model: str) -> tuple[int, ...]:
+    """The tokens that end a turn: the tokenizer's EOS, the model's own list, and the user's."""
+    ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    defaults = Path(model) / "generation_config.json"
+    if defaults.is_file():
+        eos = json.loads(defaults.read_text()).get("eos_token_id") or []
+        ids |= set(eos if isinstance(eos, list) else [eos])
+    for text in stop:
+        encoded = tokenizer.encode(text, add_special_tokens=False)
+        if len(encoded) != 1:
+            raise PreparationError(
+                f"sampling.stop: {text!r} is {len(encoded)} tokens of this tokenizer; a stop must be exactly one"
+            )
+        ids.add(encoded[0])
+    if not ids:
+        raise PreparationError(f"model.name={model}: its tokenizer has no end-of-turn token; name one in sampling.stop")
+    return tuple(sorted(ids))
+
+
+def open_run(config: Config, *, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
+    """The run's folder, and the checkpoint to go on from. Raises PreparationError rather than mix two runs."""
+    if config.run_dir is None:
+        raise PreparationError("run_dir: must be set to open a run")
+    folder = RunFolder(config.run_dir)
+    if resume:
+        checkpoint = latest_checkpoint(folder.checkpoints)
+        if checkpoint is None:
+            raise PreparationError(f"--resume: {config.run_dir} holds no checkpoint; leave --resume out to start anew")
+        return folder, checkpoint
+    if folder.metrics.exists():
+        raise PreparationError(
+            f"run_dir={config.run_dir} already holds a run: go on with --resume, or name another run_dir"
+        )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder, None
+
+
+def _check_engine(config: Config) -> None:
+    if config.generator.engine is Engine.VLLM and importlib.util.find_spec("vllm") is None:
+        raise PreparationError(
+            "generator.engine=vllm: vLLM is not installed; on a machine without GPU run "
+            "`python -m rlvr.install_cpu_engine`, on a GPU machine `pip install 'rlvr[gpu]'`, "
+            "or set generator.engine=transformers"
+        )

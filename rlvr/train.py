@@ -1,0 +1,204 @@
+"""The training loop: one page of named, timed stages. Synchronous and asynchronous are the same loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlvr.checkpoint import Checkpoint, CheckpointState, save_checkpoint
+from rlvr.cluster import Roles, start_roles
+from rlvr.config_loading import to_yaml
+from rlvr.console import Console
+from rlvr.data import Cursor
+from rlvr.evaluate import EvaluationReport, evaluate_tasks
+from rlvr.learn.algorithms import algorithm_from, rows_from
+from rlvr.metrics import MetricLog
+from rlvr.prepare import Job
+from rlvr.report import write_report
+from rlvr.rollout.ledger import Fate
+from rlvr.rollout.rollouts import Rollouts
+from rlvr.rollout.scoring import Scorer
+from rlvr.rollout_log import write_evaluation, write_rollouts
+from rlvr.run_folder import RunFolder
+from rlvr.stages import Stages
+from rlvr.step_metrics import Clock, batch_metrics
+from rlvr.types import Group
+from rlvr.watchdog import watch
+from rlvr.weights import WeightReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run leaves. Accuracies are pass@1 on the held-out tasks, None without evaluation."""
+
+    folder: Path
+    report: Path
+    policy: Path  # the trained policy, a folder in Hugging Face form
+    steps: int
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+
+async def train(job: Job, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> RunResult:
+    """Start the roles, run the loop under the watchdog, and leave a folder that a reader can open."""
+    folder.config.write_text(to_yaml(job.config), encoding="utf-8")
+    console.note("starting generators and learner")
+    roles = await start_roles(job.config)
+    scorer = job.scorer()
+    training = Training(job, folder, roles, scorer, checkpoint, console)
+    try:
+        return await watch(training.run(), training.progress, training.where_it_stands, job.config.cluster.watchdog_s)
+    finally:
+        await training.close()
+        scorer.close()
+        await roles.close()
+
+
+class Training:
+    """The state of a run: what has been trained, what is in flight, and the books."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        roles: Roles,
+        scorer: Scorer,
+        checkpoint: Checkpoint | None,
+        console: Console,
+    ) -> None:
+        config = job.config
+        self.config = config
+        self.job = job
+        self.folder = folder
+        self.roles = roles
+        self.console = console
+        self.algorithm = algorithm_from(config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens)
+        self.step = checkpoint.state.step if checkpoint else 0
+        self.version = checkpoint.state.version if checkpoint else 0
+        self.checkpoint = checkpoint
+        self.stages = Stages(console.stage)
+        self.clock = Clock()
+        self.log = MetricLog(folder, tensorboard=config.tensorboard, resume_step=self.step if checkpoint else None)
+        self.evaluations: list[EvaluationReport] = []
+        self.evaluation_runner = job.runner(
+            roles.pool, scorer, job.evaluation_sampling(), config.evaluation.samples, "evaluation"
+        )
+        saved = checkpoint.rollouts() if checkpoint else None
+        self.rollouts = Rollouts(
+            Cursor(job.tasks.tasks, config.seed, saved.cursor if saved else None),
+            job.runner(roles.pool, scorer, job.sampling(), config.rollout.group_size, "g"),
+            config.rollout,
+            saved,
+        )
+
+    async def run(self) -> RunResult:
+        """All steps of the run."""
+        if self.checkpoint is not None:
+            await self.roles.learner.load(self.checkpoint.learner)
+        await self.publish()  # learner and generators start from weights that are shown to be the same
+        await self.evaluate()
+        self.rollouts.start()
+        while self.step < self.config.steps:
+            await self.train_step()
+        await self.evaluate()
+        return await self.finish()
+
+    async def train_step(self) -> None:
+        """One batch, from finished groups to the next policy version in every generator."""
+        stages = self.stages
+        with stages("wait_rollouts"):
+            groups = await self.rollouts.take()
+            filtered = self.rollouts.take_filtered()
+        with stages("make_rows"):
+            rows = rows_from(groups, self.algorithm, self.version)
+        with stages("learn"):
+            report = await self.roles.learner.train(rows)
+            self.step, self.version = self.step + 1, report.version
+        with stages("publish"):
+            receipts = await self.publish()
+        self.rollouts.release(groups)
+        with stages("record"):
+            metrics = batch_metrics(groups, filtered) | report.metrics()
+            await self.record(groups, filtered, metrics, receipts)
+        if self.is_due(self.config.evaluation.every_steps):
+            with stages("evaluate"):
+                await self.evaluate()
+        if self.is_due(self.config.checkpoint.every_steps) or self.step == self.config.steps:
+            with stages("checkpoint"):
+                await self.save()
+
+    async def publish(self) -> list[WeightReceipt]:
+        """The learner's weights to every generator; each answers with what it holds, or the run stops."""
+        return await self.roles.pool.update_weights(await self.roles.learner.publish())
+
+    async def evaluate(self) -> None:
+        """Held-out tasks at the version just published; no update arrives while this waits."""
+        if self.job.held_out is None or any(e.version == self.version for e in self.evaluations):
+            return
+        self.console.stage("evaluate")
+        report = await evaluate_tasks(self.evaluation_runner, self.job.held_out.tasks, self.version)
+        self.evaluations.append(report)
+        self.log.log(self.step, report.metrics())
+        write_evaluation(self.folder, self.step, report.groups)
+        self.console.evaluation(self.step, report.metrics())
+
+    async def record(
+        self,
+        groups: list[Group],
+        filtered: list[tuple[Group, Fate]],
+        metrics: dict[str, float],
+        receipts: list[WeightReceipt],
+    ) -> None:
+        """Check the books, then write down what was sampled, what became of it, and where the time went."""
+        in_flight = self.rollouts.in_flight_trajectories()
+        self.rollouts.ledger.check(in_flight)
+        metrics |= self.rollouts.ledger.metrics(in_flight) | {"policy/version": float(self.version)}
+        metrics |= self.step_metrics.times(*self.stages.finish_step(), await self.roles.pool.statuses(), metrics)
+        metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
+        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered)
+        self.log.log(self.step, metrics)
+        self.console.step(self.step, metrics)
+
+    async def save(self) -> None:
+        """A checkpoint of all that a resume needs."""
+        await save_checkpoint(
+            self.folder.checkpoints,
+            CheckpointState(self.step, self.version),
+            self.rollouts.state(),
+            self.roles.learner.save,
+            keep=self.config.checkpoint.keep,
+        )
+
+    async def finish(self) -> RunResult:
+        """The policy as a plain folder, and the report."""
+        await self.roles.learner.export(self.folder.policy)
+        before, after = self._accuracies()
+        report = await asyncio.to_thread(write_report, self.folder)
+        return RunResult(self.folder.path, report, self.folder.policy, self.step, before, after)
+
+    async def close(self) -> None:
+        await self.rollouts.stop()
+        self.log.close()
+
+    # ---------------------------------------------------------------- for the watchdog
+
+    async def progress(self) -> Hashable:
+        """Changes whenever anything moves: a stage, a finished group, a generated token."""
+        tokens = sum(status.generated_tokens for status in await self.roles.pool.statuses())
+        return self.stages.changes, self.rollouts.finished_groups, tokens
+
+    def where_it_stands(self) -> str:
+        oldest = self.rollouts.oldest_in_flight()
+        return f"step {self.step + 1}, stage {self.stages.current}; longest in flight: {oldest}"
+
+    # ---------------------------------------------------------------- small questions
+
+    def is_due(self, every_steps: int) -> bool:
+        return every_steps > 0 and self.step % every_steps == 0
+
+    def _accuracies(self) -> tuple[float | None, float | None]:
+        if not self.evaluations:
+            return None, None
+        return self.evaluations[0].pass_at[1], self.evaluations[-1].pass_at[1]

@@ -1,0 +1,39 @@
+"""Nobody waits for ever: when work remains and nothing moves, the run stops and says where it stood."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Stalled(RuntimeError):
+    """Nothing has moved for too long. The message names the stage and the task."""
+
+
+async def watch(
+    work: Coroutine[Any, Any, T],
+    progress: Callable[[], Awaitable[Hashable]],
+    describe: Callable[[], str],
+    limit_s: float,
+) -> T:
+    """Await `work`; cancel it and raise Stalled when `progress()` gives the same answer for `limit_s` seconds."""
+    task = asyncio.create_task(work)
+    seen, since = await progress(), time.monotonic()
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=min(limit_s / 4, 30.0))
+            if done:
+                return task.result()
+            now = await progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > limit_s:
+                raise Stalled(f"nothing has moved for {limit_s:g} s (cluster.watchdog_s): {describe()}")
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
