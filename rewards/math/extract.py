@@ -1,0 +1,182 @@
+r"""Finds the final answer in what a model wrote, and in a reference.
+
+The order is a convention, the most explicit first: the last `\boxed{}`, `####`, `<answer>`, a line such as
+`A: 18` or "the answer is 18", else the last value in the text. Only text after the last `</think>` counts,
+and reasoning that was never closed holds no answer. Every search is linear in the text, or looks at its tail only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """Where in the text the final answer stood."""
+
+    BOXED = "boxed"
+    HASHES = "after ####"
+    ANSWER_TAG = "in <answer>"
+    ANSWER_LINE = "stated"
+    LAST_VALUE = "last value"
+
+
+@dataclass(frozen=True, slots=True)
+class FinalAnswer:
+    """A final answer as it was written, still with its LaTeX, and where it stood."""
+
+    text: str
+    source: Source
+
+
+_TAIL_CHARACTERS = 2000
+_SHORT_CHARACTERS = 200
+_BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
+_STATED = re.compile(r"(?i)\banswer(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?")
+_A_LINE = re.compile(r"(?m)^[ \t]*A:(.*)$")
+_PLEASANTRIES = re.compile(r"(?i)\.?\s*(?:I hope it is correct|<\|im_(?:start|end)\|>).*", re.DOTALL)
+_BOX_GAP_NOISE = re.compile(r"\\(?:text|quad|qquad|[()\[\],;! ])|[\s$,;.:&{}*+]")
+_MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_VALUE = re.compile(
+    r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)[.,]?|\.)(?:(?<=[.,])\d+|(?<=\d))"
+    r"(?:\s+\d+/\d+|/\d+)?(?:[eE][-+]?\d+)?(?:\s*(?:\\?%|percent|pct|thousand|million|billion|trillion))?"
+)
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_COMMAND = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
+_MATH_WORDS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh exp ln log sqrt pi max min gcd lcm mod or and "
+    "percent pct percentage infty inf cm mm km kg".split()
+)
+
+
+def final_answer(completion: str) -> FinalAnswer | None:
+    """The final answer of a completion, or None where there is none."""
+    text = _after_thinking(completion)
+    if text is None:
+        return None
+    if _BOX.search(text):
+        return _found(last_boxes(text), Source.BOXED)
+    if "####" in text:
+        return _found(_first_line(text.rpartition("####")[2]), Source.HASHES)
+    _, tag, inside = text.rpartition("<answer>")
+    if tag and "</answer>" in inside:
+        return _found(_reading(inside.partition("</answer>")[0]), Source.ANSWER_TAG)
+    if lines := _A_LINE.findall(text):
+        return _found(_reading(lines[-1]), Source.ANSWER_LINE)
+    if statements := list(_STATED.finditer(text)):
+        stated = _reading(_first_line(text[statements[-1].end() :]))
+        return _found(stated, Source.ANSWER_LINE)
+    return _found(_reading(text), Source.LAST_VALUE)
+
+
+def reference_answer(answer: str | int | float) -> str:
+    """The final answer of a reference: a worked solution that ends in `####`, `A:` or a box, or the answer alone."""
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise TypeError(
+            f"answer: expected a string or a number as reference, got {type(answer).__name__}; "
+            "name the column that holds the final answer"
+        )
+    if not isinstance(answer, str):
+        return repr(answer)
+    if "####" in answer:
+        return _first_line(answer.rpartition("####")[2])
+    if _BOX.search(answer):
+        return last_boxes(answer) or ""
+    if lines := _A_LINE.findall(answer):
+        return str(lines[-1]).strip()
+    return answer.strip()
+
+
+def last_boxes(text: str) -> str | None:
+    r"""The content of the last box. Boxes that make one list, as in `\boxed{1} and \boxed{2}`, are joined by commas.
+
+    None where the last box is never closed: what stands in an earlier one was not the final answer.
+    """
+    starts = [match.span() for match in _BOX.finditer(text)]
+    contents: list[str] = []
+    following = len(text)
+    for start, after in reversed(starts):
+        box = _box_content(text, after)
+        if box is None:
+            break
+        content, end = box
+        if contents and (end > following or not _joins(text[end:following])):
+            break
+        if content.strip() not in contents:
+            contents.insert(0, content.strip())
+        following = start
+    return ", ".join(contents) if contents else None
+
+
+def _box_content(text: str, position: int) -> tuple[str, int] | None:
+    """What stands in braces at `position`, or the one word there, and where it ends."""
+    while position < len(text) and text[position] == " ":
+        position += 1
+    if position >= len(text) or text[position] != "{":
+        word = re.compile(r"[^\s$\\{}]+").match(text, position)
+        return (word.group(), word.end()) if word else None
+    depth = 0
+    index = position
+    while index < len(text):
+        character = text[index]
+        if character == "\\":
+            index += 1
+        elif character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if depth == 0:
+                return text[position + 1 : index], index + 1
+        index += 1
+    return None
+
+
+def _joins(gap: str) -> bool:
+    """Whether what stands between two boxes makes them one list."""
+    if len(gap) > 80:
+        return False
+    words = _BOX_GAP_NOISE.sub(" ", gap).split()
+    return not words or (len(words) <= 5 and not {"and", "or"}.isdisjoint(word.lower() for word in words))
+
+
+def _after_thinking(completion: str) -> str | None:
+    _, closed, text = completion.rpartition("</think>")
+    if not closed and "<think>" in completion:
+        return None
+    return None if "<think>" in text else text
+
+
+def _first_line(text: str) -> str:
+    stripped = text.strip()
+    return stripped.splitlines()[0].strip() if stripped else ""
+
+
+def _found(text: str | None, source: Source) -> FinalAnswer | None:
+    return FinalAnswer(text.strip(), source) if text is not None and text.strip() else None
+
+
+def _reading(text: str) -> str | None:
+    """The answer in a statement: all of it where it is an expression or a few words, else its last value."""
+    text = _PLEASANTRIES.sub("", text[-_TAIL_CHARACTERS:]).strip().strip("*`").strip()
+    short = len(text) <= _SHORT_CHARACTERS and "\n" not in text
+    if short and (not _is_wordy(text) or text.lower().startswith("not ")):
+        return text
+    return _last_value(text) or (text if short else None)
+
+
+def _is_wordy(text: str) -> bool:
+    words = _WORD.findall(_COMMAND.sub(" ", text))
+    return any(word.lower() not in _MATH_WORDS and not (word.isupper() and len(word) <= 4) for word in words)
+
+
+def _last_value(text: str) -> str | None:
+    """The math span or the number outside one that ends last; prices make no span of what lies between them."""
+    last, end = None, 0
+    for span in _MATH_SPAN.finditer(text):
+        content = next(group for group in span.groups() if group is not None)
+        if not _is_wordy(content):
+            last, end = content, span.end()
+    for value in _VALUE.finditer(text, end):
+        last = value.group()
+    return last

@@ -1,0 +1,118 @@
+r"""Tells, without computing anything, which answers are too costly to compute.
+
+A computer algebra system evaluates `9^{9^9}` as eagerly as `9^2`, and one such operation on huge integers
+cannot be interrupted. Workers are killed when that happens, but a killed worker costs its whole deadline.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHARACTERS = 1000
+_MAX_DEPTH = 25
+_MAX_DIGITS = 400
+_MAX_EXPONENT = 10_000
+_MAX_FACTORIAL = 2500
+_MAX_INDEX = 10_000
+
+_LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS + 1},}}")
+_EXPONENT = re.compile(r"(?:\^|\*\*)\s*")
+_FACTORIAL = re.compile(r"(\d*)\s*(\)|\}|[a-zA-Z])?\s*!")
+_FACTORIAL_NAME = re.compile(r"factorial|\\Gamma|\bgamma\b")
+_BINOMIAL = re.compile(r"\\[dt]?binom|\\choose|\\operatorname\s*\{C\}|binomial")
+_SUM = re.compile(r"\\(?:sum|prod|int)(?![a-zA-Z])")
+_NUMBER = re.compile(r"\d+")
+
+
+def too_costly(text: str) -> str | None:
+    """Why a normalised answer must not be evaluated, in a few words, or None where it may be."""
+    if len(text) > MAX_CHARACTERS:
+        return f"longer than {MAX_CHARACTERS} characters"
+    if too_deep(text):
+        return f"nested deeper than {_MAX_DEPTH}"
+    if _LONG_NUMBER.search(text):
+        return f"a number of more than {_MAX_DIGITS} digits"
+    return _costly_powers(text) or _costly_factorials(text) or _costly_indices(text)
+
+
+def too_deep(text: str) -> bool:
+    """Whether brackets are nested deeper than code that follows them should go."""
+    depth = 0
+    for character in text:
+        if character in "({[":
+            depth += 1
+            if depth > _MAX_DEPTH:
+                return True
+        elif character in ")}]":
+            depth -= 1
+    return False
+
+
+def _costly_powers(text: str) -> str | None:
+    powers = 1
+    for match in _EXPONENT.finditer(text):
+        exponent = _argument(text, match.end())
+        if _EXPONENT.search(exponent) or "!" in exponent:
+            # e^{x^2} is harmless: only towers of numbers grow.
+            if re.search(r"\d\s*(?:\^|\*\*)|!|[)}]\s*(?:\^|\*\*)", exponent):
+                return "a tower of powers"
+        elif number := _largest(exponent):
+            if number > _MAX_EXPONENT:
+                return f"an exponent above {_MAX_EXPONENT}"
+            powers *= number if text[: match.start()].endswith((")", "}")) else 1
+        if powers > _MAX_EXPONENT:
+            return "powers of powers"
+    return None
+
+
+def _costly_factorials(text: str) -> str | None:
+    if _FACTORIAL_NAME.search(text):
+        return "a factorial by name"
+    if re.search(r"!\s*\)*\s*!", text):
+        return "a factorial of a factorial"
+    for match in _FACTORIAL.finditer(text):
+        number, closing = match.groups()
+        if closing in (")", "}"):
+            inside = _group_before(text, match.start(2))
+            if _EXPONENT.search(inside) or (_largest(inside) or 0) > _MAX_FACTORIAL:
+                return "the factorial of a large number"
+        elif number and (len(number) > 6 or int(number) > _MAX_FACTORIAL):
+            return f"the factorial of a number above {_MAX_FACTORIAL}"
+    return None
+
+
+def _costly_indices(text: str) -> str | None:
+    if (_BINOMIAL.search(text) or _SUM.search(text)) and (
+        (_largest(text) or 0) > _MAX_INDEX or re.search(r"\d\s*\^\s*\{?\s*\d", text) and _BINOMIAL.search(text)
+    ):
+        return "a sum, product or binomial of large numbers"
+    return None
+
+
+def _argument(text: str, start: int) -> str:
+    """What a power is raised to: a group, or the run of characters up to the next sign that ends it."""
+    if start < len(text) and text[start] in "{(":
+        depth = 0
+        for end in range(start, len(text)):
+            depth += (text[end] in "{(") - (text[end] in "})")
+            if depth == 0:
+                # A second power right behind the group makes it a tower too.
+                return text[start + 1 : end] + ("^" if text[end + 1 :].lstrip().startswith(("^", "**")) else "")
+        return text[start:]
+    run = re.compile(r"-?(?:\d+|\\?[a-zA-Z]+|\S)(?:\s*(?:\^|\*\*)\s*\S+|\s*!)*").match(text, start)
+    return run.group() if run else ""
+
+
+def _group_before(text: str, closing: int) -> str:
+    depth = 0
+    for start in range(closing, -1, -1):
+        depth += (text[start] in ")}") - (text[start] in "({")
+        if depth == 0:
+            return text[start : closing + 1]
+    return text[: closing + 1]
+
+
+def _largest(text: str) -> int | None:
+    numbers = [match.group().lstrip("0") or "0" for match in _NUMBER.finditer(text)]
+    # Beyond 12 digits every limit here is passed, and there is no need to read the number.
+    return max((int(n) if len(n) <= 12 else 10**12 for n in numbers), default=None)
