@@ -1,0 +1,292 @@
+"""The learner: a batch of rows in, a better policy out."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlvr.config import Config, DType
+from rlvr.learn.algorithms import Algorithm, algorithm_from
+from rlvr.learn.loss import LossSums, policy_loss
+from rlvr.learn.model import PolicyModel
+from rlvr.learn.optimizer import adamw, learning_rate, set_learning_rate
+from rlvr.learn.packing import pack
+from rlvr.learn.selfcheck import SelfCheck, check, score, scored_row
+from rlvr.learn.streams import streams_of
+from rlvr.types import Row
+from rlvr.weight_transport import publish_adapter, publish_file
+from rlvr.weights import WeightUpdate
+
+STATE_FILE = "learner.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerInfo:
+    """What a learner says of itself when it has started."""
+
+    model: str
+    parameters: int
+    trainable: int
+    device: str
+    dtype: str
+    attention: str
+    layout: str
+    version: int
+    check: SelfCheck
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerReport:
+    """What became of one batch.
+
+    `loss`, `entropy` (nats), `mismatch_kl` (k3 estimate of KL(sampler || learner), nats) and `mean_ratio`
+    (learner / sampler) are means over trained tokens before each update; `loss` is the sum of weighted
+    log-probabilities, whose gradient is the objective's but whose value is not. `ess` is the effective sample size
+    as a share of the tokens. `grad_norm` is the largest over the batch's updates, before scaling down.
+    Shares are of trained tokens, but for `truncated_share`, of rows. `skipped` says why updates were left out.
+    """
+
+    version: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    entropy: float
+    mismatch_kl: float
+    mean_ratio: float
+    ess: float
+    outside_share: float
+    stale_share: float
+    unusable_share: float
+    truncated_share: float
+    trained_tokens: int
+    updates: int
+    seconds: float
+    skipped: tuple[str, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """By the names they have in logs."""
+        return {
+            "learner/loss": self.loss,
+            "learner/grad_norm": self.grad_norm,
+            "learner/learning_rate": self.learning_rate,
+            "learner/entropy": self.entropy,
+            "learner/trained_tokens": float(self.trained_tokens),
+            "learner/updates": float(self.updates),
+            "learner/skipped_updates": float(len(self.skipped)),
+            "learner/seconds": self.seconds,
+            "mismatch/kl": self.mismatch_kl,
+            "mismatch/mean_ratio": self.mean_ratio,
+            "mismatch/ess": self.ess,
+            "masked/outside_share": self.outside_share,
+            "masked/stale_share": self.stale_share,
+            "masked/unusable_share": self.unusable_share,
+            "masked/truncated_rows_share": self.truncated_share,
+        }
+
+
+class Learner:
+    """Holds the policy and its optimizer. `start` once, then any of the others, one at a time.
+
+    `version` counts the batches that changed the policy. Runs on CPU and CUDA; only CPU has been measured.
+    """
+
+    def __init__(self, config: Config, algorithm: Algorithm | None = None) -> None:
+        """`algorithm` stands in for the config's, for one of your own."""
+        self.config = config
+        self.algorithm = algorithm or algorithm_from(
+            config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens
+        )
+        self.version = 0
+        self.updates = 0  # of the optimizer, whose schedule they drive
+
+    def start(self) -> LearnerInfo:
+        """Load the model and check it. Raises SelfCheckFailed where it cannot be trained rightly."""
+        self.model = PolicyModel(self.config)
+        checked = check(self.model, self.config.seed)
+        self.parameters = self.model.trainable()
+        self.optimizer = adamw(list(self.parameters.values()), self.config.learner)
+        return LearnerInfo(
+            model=self.config.model.name,
+            parameters=sum(p.numel() for p in self.model.network.parameters()),
+            trainable=sum(p.numel() for p in self.parameters.values()),
+            device=str(self.model.device),
+            dtype=str(self.model.dtype),
+            attention=self.model.attention,
+            layout=str(self.model.plan.layout),
+            version=self.version,
+            check=checked,
+        )
+
+    # ------------------------------------------------------------------ training
+
+    def train(self, rows: Sequence[Row]) -> LearnerReport:
+        """One batch: `updates_per_step` optimizer updates, each on a share of the groups.
+
+        An update is left out, and the report says so, when nothing is left to train or the gradient is not finite.
+        The version grows by one unless all were left out.
+        """
+        started = time.perf_counter()
+        kept = [row for row in rows if not (self.algorithm.drop_truncated and row.truncated)]
+        shares = split_by_group(kept, self.config.learner.updates_per_step)
+        proximal = self._proximal_logprobs(shares)
+        sums, norms, skipped = LossSums(), [0.0], []
+        rate = 0.0
+        for share, share_proximal in zip(shares, proximal, strict=True):
+            rate = learning_rate(self.config.learner, self.updates, self._total_updates())
+            norm = self._accumulate(share, share_proximal, sums)
+            if math.isfinite(norm):
+                self._update(rate)
+                norms.append(norm)
+            else:
+                skipped.append(f"the gradient's norm is {norm}")
+            self.optimizer.zero_grad(set_to_none=True)
+        if not shares:
+            skipped.append("no row has a token to train")
+        applied = len(norms) - 1
+        self.version += applied > 0
+        return self._report(rows, kept, sums, max(norms), rate, applied, skipped, time.perf_counter() - started)
+
+    def _accumulate(self, rows: list[Row], proximal: Tensor | None, sums: LossSums) -> float:
+        """The gradient of the rows' loss, scaled down to `max_grad_norm`; returns its norm before that."""
+        tokens = streams_of(rows, self.algorithm, self.model.device, proximal)
+        for batch in pack(rows, self.model.plan):
+            batch = batch.to(self.model.device)
+            logprobs, entropy = self.model.logprobs(batch)
+            loss, part = policy_loss(self.algorithm, logprobs, entropy, tokens.select(batch.tokens))
+            loss.backward()
+            sums.add(part)
+        return float(
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm)
+        )
+
+    def _update(self, rate: float) -> None:
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.updates += 1
+
+    def _proximal_logprobs(self, shares: list[list[Row]]) -> list[Tensor | None]:
+        """Each share's log-probabilities before the batch's first update.
+
+        In a batch of one update they are those of the update's own forward pass, and are not computed twice.
+        """
+        if len(shares) < 2 or not self.algorithm.needs_proximal:
+            return [None] * len(shares)
+        return [score(self.model, share, self.model.plan, self.model.dtype) for share in shares]
+
+    def _total_updates(self) -> int:
+        return self.config.steps * self.config.learner.updates_per_step
+
+    def _report(
+        self,
+        rows: Sequence[Row],
+        kept: list[Row],
+        sums: LossSums,
+        grad_norm: float,
+        rate: float,
+        updates: int,
+        skipped: list[str],
+        seconds: float,
+    ) -> LearnerReport:
+        tokens, usable = max(sums.tokens, 1), max(sums.kept, 1)
+        return LearnerReport(
+            version=self.version,
+            loss=sums.loss,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            entropy=sums.entropy / tokens,
+            mismatch_kl=sums.k3 / usable,
+            mean_ratio=sums.ratio / usable,
+            ess=sums.ratio**2 / (usable * sums.ratio_squared) if sums.ratio_squared else 0.0,
+            outside_share=sums.outside / tokens,
+            stale_share=sums.stale / tokens,
+            unusable_share=sums.unusable / tokens,
+            truncated_share=(len(rows) - len(kept)) / max(len(rows), 1),
+            trained_tokens=int(sums.tokens),
+            updates=updates,
+            seconds=seconds,
+            skipped=tuple(skipped),
+        )
+
+    def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Of every token under the current policy at the sampling temperature; 0.0 for a row's first token."""
+        rows = list(rows)
+        scored = [scored_row(row.token_ids, row.group_id) for row in rows]
+        flat = score(self.model, scored, self.model.plan, self.model.dtype).tolist()
+        result = []
+        for row in rows:
+            count = len(row) - 1
+            result.append([0.0, *flat[:count]])
+            flat = flat[count:]
+        return result
+
+    # ------------------------------------------------------------------ versions on their way out
+
+    def publish(self, directory: Path) -> WeightUpdate:
+        """Write the current version where generators read it."""
+        if self.config.model.lora.publish == "adapter":
+            return publish_adapter(directory, self.version, *self.model.adapter_weights())
+        return publish_file(directory, self.version, self.model.weights(), self._published_dtype())
+
+    def export(self, folder: Path) -> None:
+        """The policy as a plain Hugging Face folder with its tokenizer, adapters merged, as generators hold it."""
+        self.model.export(folder, self.config.model.name, self._published_dtype())
+
+    def _published_dtype(self) -> DType:
+        """That of the generators; unset it is the one in which the learner computes."""
+        return self.config.generator.dtype or self.model.dtype
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save(self, folder: Path) -> None:
+        """All that `load` needs to go on bit for bit. The file is whole or absent, whenever the process ends."""
+        folder.mkdir(parents=True, exist_ok=True)
+        network = self.model.network.state_dict()
+        if self.model.adapter is not None:
+            network = {name: tensor for name, tensor in network.items() if name in self.parameters}
+        state = {
+            "version": self.version,
+            "updates": self.updates,
+            "network": network,
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if self.model.device.type == "cuda" else [],
+        }
+        partial = folder / f"{STATE_FILE}.partial"
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / STATE_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Take up the state that `save` left, after `start` with the same model settings."""
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        missing, unexpected = self.model.network.load_state_dict(state["network"], strict=False)
+        lacking = sorted(set(missing) & set(self.parameters))
+        if lacking or unexpected:
+            raise ValueError(
+                f"{folder / STATE_FILE} is of another model: it lacks {lacking[:3]} and has {unexpected[:3]} besides; "
+                "resume with the model.name and model.lora that it was saved with"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.version, self.updates = state["version"], state["updates"]
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+
+
+def split_by_group(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+    """Rows in `parts` shares of whole groups, in order and as even as can be; left out are those with nothing to train."""
+    trainable = [row for row in rows if any(row.trained)]
+    order = {group: place for place, group in enumerate(dict.fromkeys(row.group_id for row in trainable))}
+    shares: list[list[Row]] = [[] for _ in range(parts)]
+    for row in trainable:
+        shares[order[row.group_id] * parts // len(order)].append(row)
+    return [share for share in shares if share]

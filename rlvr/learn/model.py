@@ -1,0 +1,202 @@
+"""The policy's network as the learner holds it: float32 parameters, the layout its attention allows, and its head.
+
+Parameters are always kept in float32, which are the optimizer's master weights; with `model.dtype=bfloat16` the
+layers compute in bfloat16 under autocast, and the head in float32. It costs 4 bytes a parameter more than bfloat16
+weights, for frozen ones too, and makes what is published the rounding of what is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import is_flash_attn_2_available
+
+from rlvr.config import Config, DType, LoraConfig
+from rlvr.learn.head import token_logprobs
+from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
+from rlvr.weight_transport import published_weights, rounded, torch_dtype
+
+ADAPTER = "default"
+FLASH = "flash_attention_2"
+
+
+class PolicyModel:
+    """A causal language model that gives the log-probabilities of a micro-batch's trained tokens.
+
+    It runs in evaluation mode, also while it is trained: dropout would make the learner's policy another one than
+    the sampler's. Runs on CPU; the CUDA path is written and has not been measured.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.device = _device(config.learner.device)
+        self.dtype = _compute_dtype(config.model.dtype, self.device)
+        self.temperature = config.sampling.temperature
+        self.head_chunk = config.learner.head_chunk_tokens
+        self.network = _load(config.model.name, self.device, self.dtype)
+        self.adapter = _add_adapter(self.network, config.model.lora) if config.model.lora.rank > 0 else None
+        self.decoder = self.network.get_decoder()
+        self.head = _plain_head(self.network)
+        if config.learner.gradient_checkpointing:
+            _checkpoint_activations(self.network)
+        self.plan = PackingPlan(
+            layout=layout_for(self.network) if config.learner.layout == "auto" else Layout(config.learner.layout),
+            token_budget=config.learner.token_budget,
+            long_lines=self.attention == FLASH,
+            hidden_size=self.network.config.get_text_config().hidden_size,
+        )
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation's name in transformers."""
+        return str(self.network.config._attn_implementation)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the head, which may be more than the tokenizer has tokens."""
+        return self.head.weight.shape[0]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that get a gradient, by name. Tied ones are here once."""
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def logprobs(self, batch: MicroBatch, dtype: DType | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probability (differentiable) and entropy of each trained token, both [N], float32.
+
+        `dtype` is what the layers compute in, if it is not that of training.
+        """
+        with self._autocast(dtype or self.dtype):
+            hidden = self.decoder(
+                input_ids=batch.token_ids,
+                position_ids=batch.position_ids,
+                attention_mask=batch.mask,
+                use_cache=False,  # with a cache transformers does not look at position ids, and mixes packed rows
+            ).last_hidden_state
+        return token_logprobs(
+            hidden.flatten(0, 1)[batch.read], self.head.weight, batch.targets, self.temperature, self.head_chunk
+        )
+
+    def own_logits(self, token_ids: Tensor, dtype: DType) -> Tensor:
+        """The logits of one sequence [T] by the model's own forward pass, [T, V]: what the self-check compares with."""
+        with self._autocast(dtype):
+            logits: Tensor = self.network(input_ids=token_ids[None], use_cache=False).logits[0]
+        return logits.float()
+
+    def _autocast(self, dtype: DType) -> torch.autocast:
+        return torch.autocast(self.device.type, torch_dtype(dtype), enabled=dtype is not DType.FLOAT32)
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """All weights under the names they have in a checkpoint, adapters merged, tied ones once."""
+        return published_weights(self.network, _merged(self.network))
+
+    @torch.no_grad()
+    def adapter_weights(self) -> tuple[dict[str, object], dict[str, Tensor]]:
+        """The adapter as peft saves it: its config and its tensors."""
+        if self.adapter is None:
+            raise ValueError("there is no adapter to publish: set model.lora.rank above 0")
+        config = self.adapter.peft_config[ADAPTER].to_dict()
+        # peft keeps names of modules in sets, which JSON does not know.
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        return plain, peft.get_peft_model_state_dict(self.adapter)
+
+    @torch.no_grad()
+    def export(self, folder: Path, name: str, dtype: DType) -> None:
+        """A folder in Hugging Face form, adapters merged, with the tokenizer of the model `name`."""
+        self.network.save_pretrained(folder, state_dict=rounded(_merged(self.network), dtype))
+        config = copy.deepcopy(self.network.config)
+        config.dtype = torch_dtype(dtype)  # of the tensors in the folder; ours are float32
+        config.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(name).save_pretrained(folder)
+
+
+def layout_for(network: PreTrainedModel) -> Layout:
+    """The layout that halves the work most while this model's rows stay apart."""
+    settings = network.config.get_text_config().to_dict()
+    layer_types = set(settings.get("layer_types") or ["full_attention"])
+    if not all(layer_type.endswith("_attention") and layer_type != "linear_attention" for layer_type in layer_types):
+        return Layout.ALONE  # a state runs along the line, past the end of a row
+    windowed = settings.get("sliding_window") is not None or settings.get("attention_chunk_size") is not None
+    # An explicit mask would stand in for the window's own, and flash attention takes none.
+    if layer_types != {"full_attention"} or windowed or network.config._attn_implementation != "sdpa":
+        return Layout.PACKED
+    return Layout.SHARED
+
+
+def _device(setting: str) -> torch.device:
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise ValueError("learner.device=cuda, but torch finds no CUDA device; set learner.device=cpu or auto")
+    return torch.device("cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _compute_dtype(dtype: DType | None, device: torch.device) -> DType:
+    if dtype is DType.FLOAT16:
+        raise ValueError(
+            "model.dtype=float16 needs loss scaling, which the learner does not do; use bfloat16 or float32"
+        )
+    if dtype is None:
+        return DType.BFLOAT16 if device.type == "cuda" else DType.FLOAT32
+    return dtype
+
+
+def _load(name: str, device: torch.device, dtype: DType) -> PreTrainedModel:
+    use_flash = device.type == "cuda" and dtype is DType.BFLOAT16 and is_flash_attn_2_available()
+    network, loaded = AutoModelForCausalLM.from_pretrained(
+        name,
+        dtype=torch.float32,
+        attn_implementation=FLASH if use_flash else "sdpa",
+        output_loading_info=True,
+    )
+    if loaded["missing_keys"]:
+        missing = ", ".join(sorted(loaded["missing_keys"])[:3])
+        raise ValueError(f"model.name={name}: the checkpoint lacks weights ({missing} ...); they would start random")
+    return network.to(device).eval()
+
+
+def _add_adapter(network: PreTrainedModel, config: LoraConfig) -> peft.PeftModel:
+    """Freeze the network and put adapters into it, in place."""
+    return peft.get_peft_model(
+        network,
+        peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.targets, task_type="CAUSAL_LM"),
+        adapter_name=ADAPTER,
+    ).eval()
+
+
+def _plain_head(network: PreTrainedModel) -> nn.Linear:
+    head = network.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        raise ValueError(
+            f"the learner computes a head of its own, and cannot stand in for this model's {type(head).__name__}"
+            " (it has a bias, or an adapter: leave it out of model.lora.targets)"
+        )
+    return head
+
+
+def _checkpoint_activations(network: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass."""
+    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in network.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            # The layer asks this of itself alone. What is in it stays in evaluation mode.
+            module.training = True
+
+
+def _merged(network: PreTrainedModel) -> dict[str, Tensor]:
+    """The state of the network as if it never had adapters: base weights plus what the adapters add."""
+    adapted: dict[str, Any] = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if ".lora_" in name:
+            continue
+        owner, _, parameter = name.replace(".base_layer.", ".").rpartition(".")
+        if parameter == "weight" and owner in adapted:
+            tensor = tensor + adapted[owner].get_delta_weight(ADAPTER)
+        state[f"{owner}.{parameter}"] = tensor
+    return state

@@ -1,0 +1,244 @@
+"""Rows into micro-batches: grids of tokens under a budget, in which no row sees another.
+
+A grid has B lines of T tokens, and a line holds several rows behind one another. What keeps them apart depends on
+the model, so there are three layouts:
+
+- SHARED: rows of a group that begin with the same tokens keep one copy of them, and an explicit mask [B, 1, T, T]
+  lets every row see that copy and itself. With 8 answers to one prompt this halves the work. Right for models
+  whose layers are all full attention.
+- PACKED: position ids begin again at 0 for each row, and the attention mask and the cache are absent: the one form
+  in which transformers tells packed rows apart. With a mask of ones or with a cache it mixes them, silently.
+- ALONE: one row a line. Right for every causal model, also for those that carry a state along the line.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from rlvr.types import Row
+
+
+class Layout(StrEnum):
+    """How rows share a line."""
+
+    SHARED = "shared"
+    PACKED = "packed"
+    ALONE = "alone"
+
+
+@dataclass(frozen=True, slots=True)
+class PackingPlan:
+    """What decides the form of the grids.
+
+    `token_budget` bounds B * T. `long_lines` is for attention that skips what a line's rows do not see
+    (flash attention): a line may then be as long as the budget. Otherwise lines stay about as long as the longest
+    row, because dense attention costs T squared a line. `hidden_size` weighs that cost against the other layers'.
+    """
+
+    layout: Layout
+    token_budget: int
+    long_lines: bool
+    hidden_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A grid [B, T], and where its N trained tokens are predicted.
+
+    `read` [N] are places in the grid, flattened: the hidden state there predicts `targets` [N]. `tokens` [N] are
+    the tokens' indices among all trained tokens of the step, row after row.
+    """
+
+    token_ids: Tensor
+    position_ids: Tensor
+    mask: Tensor | None
+    read: Tensor
+    targets: Tensor
+    tokens: Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        return MicroBatch(
+            token_ids=self.token_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+            read=self.read.to(device),
+            targets=self.targets.to(device),
+            tokens=self.tokens.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows that stand together in a line: `prefix` tokens that all begin with, then the rest of each."""
+
+    rows: tuple[int, ...]
+    prefix: int
+    length: int
+
+
+def pack(rows: Sequence[Row], plan: PackingPlan) -> Iterator[MicroBatch]:
+    """Cut rows into micro-batches. Each row is in exactly one, and whole.
+
+    Raises ValueError for a row that is longer than the budget, and for one whose first token is trained: nothing
+    predicts it.
+    """
+    for row in rows:
+        _check(row, plan.token_budget)
+    if plan.layout is Layout.SHARED:
+        blocks = _shared_blocks(rows, plan)
+    else:
+        blocks = [Block((index,), 0, len(row)) for index, row in enumerate(rows)]
+    capacity = max((block.length for block in blocks), default=0)
+    if plan.long_lines and plan.layout is Layout.PACKED:
+        capacity = plan.token_budget
+    lines = _lines(blocks, 0 if plan.layout is Layout.ALONE else capacity)
+    first_token = [0, *accumulate(sum(row.trained) for row in rows)]
+    for part in _under_budget(lines, plan.token_budget):
+        yield _grid(rows, part, first_token, plan.layout)
+
+
+def rows_per_line(prefix: int, rest: int, group: int, hidden_size: int, longest: int) -> int:
+    """How many of a group's rows should share a line of dense attention, so that a row costs least.
+
+    A token costs 24 h^2 operations in a layer's matrices and 4 h T in attention over a line of T, so a line of k
+    rows costs (P + k R) * (1 + (P + k R) / 6 h), in units of 24 h^2.
+    """
+
+    def cost_of_a_row(count: int) -> float:
+        length = prefix + count * rest
+        return length * (1 + length / (6 * hidden_size)) / count
+
+    fitting = [count for count in range(1, group + 1) if prefix + count * rest <= longest]
+    return min(fitting, key=cost_of_a_row, default=1)
+
+
+def _check(row: Row, token_budget: int) -> None:
+    if len(row) > token_budget:
+        raise ValueError(
+            f"a row of group {row.group_id} has {len(row)} tokens, more than learner.token_budget={token_budget}; "
+            f"raise it to {len(row)} or more"
+        )
+    if row.trained and row.trained[0]:
+        raise ValueError(f"a row of group {row.group_id} trains its first token, which nothing comes before")
+
+
+def _shared_blocks(rows: Sequence[Row], plan: PackingPlan) -> list[Block]:
+    """Each group's rows, in as many blocks as are cheapest."""
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[row.group_id].append(index)
+    blocks = []
+    for members in groups.values():
+        prefix = _common_prefix([rows[i].token_ids for i in members])
+        longest_rest = max(len(rows[i]) for i in members) - prefix
+        count = rows_per_line(prefix, longest_rest, len(members), plan.hidden_size, plan.token_budget)
+        # As even as can be: 8 rows at most 5 a line make 4 and 4.
+        parts = -(-len(members) // count)
+        cuts = [len(members) * part // parts for part in range(parts + 1)]
+        for start, end in pairwise(cuts):
+            part = members[start:end]
+            shared = prefix if len(part) > 1 else 0
+            length = shared + sum(len(rows[i]) - shared for i in part)
+            blocks.append(Block(tuple(part), shared, length))
+    return blocks
+
+
+def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences begin with."""
+    count = 0
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _lines(blocks: Sequence[Block], capacity: int) -> list[list[Block]]:
+    """First fit, longest first. A block that is longer than the capacity has a line to itself."""
+    lines: list[list[Block]] = []
+    room: list[int] = []
+    for block in sorted(blocks, key=lambda b: b.length, reverse=True):
+        place = next((i for i, free in enumerate(room) if free >= block.length), None)
+        if place is None:
+            lines.append([block])
+            room.append(capacity - block.length)
+        else:
+            lines[place].append(block)
+            room[place] -= block.length
+    return lines
+
+
+def _under_budget(lines: list[list[Block]], token_budget: int) -> Iterator[list[list[Block]]]:
+    """Lines of like length together, as many as the budget allows at the length of the longest."""
+    lines = sorted(lines, key=_length, reverse=True)
+    while lines:
+        count = max(1, token_budget // _length(lines[0]))
+        yield lines[:count]
+        lines = lines[count:]
+
+
+def _length(line: list[Block]) -> int:
+    return sum(block.length for block in line)
+
+
+def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int], layout: Layout) -> MicroBatch:
+    width = _length(lines[0])
+    token_ids: list[list[int]] = []
+    positions: list[list[int]] = []
+    blocks: list[list[int]] = []  # which block of its line a place belongs to
+    branches: list[list[int]] = []  # which row of its block, and 0 for the common prefix
+    read: list[int] = []
+    targets: list[int] = []
+    tokens: list[int] = []
+    for line_number, line in enumerate(lines):
+        ids: list[int] = []
+        position: list[int] = []
+        block_of: list[int] = []
+        branch_of: list[int] = []
+        for number, block in enumerate(line):
+            start = len(ids)
+            ids += rows[block.rows[0]].token_ids[: block.prefix]
+            position += range(block.prefix)
+            branch_of += [0] * block.prefix
+            for branch, index in enumerate(block.rows, start=1):
+                row = rows[index]
+                # Where token t of the row stands, for t from the prefix on.
+                shift = len(ids) - block.prefix
+                ids += row.token_ids[block.prefix :]
+                position += range(block.prefix, len(row))
+                branch_of += [branch] * (len(row) - block.prefix)
+                trained = [t for t, wanted in enumerate(row.trained) if wanted]
+                base = line_number * width
+                read += [base + (t - 1 + shift if t > block.prefix else t - 1 + start) for t in trained]
+                targets += [row.token_ids[t] for t in trained]
+                tokens += range(first_token[index], first_token[index] + len(trained))
+            block_of += [number] * (len(ids) - start)
+        padding = width - len(ids)
+        token_ids.append(ids + [0] * padding)
+        positions.append(position + list(range(padding)))
+        blocks.append(block_of + [-1] * padding)
+        branches.append(branch_of + [0] * padding)
+    return MicroBatch(
+        token_ids=torch.tensor(token_ids),
+        position_ids=torch.tensor(positions),
+        mask=_mask(torch.tensor(blocks), torch.tensor(branches)) if layout is Layout.SHARED else None,
+        read=torch.tensor(read, dtype=torch.long),
+        targets=torch.tensor(targets, dtype=torch.long),
+        tokens=torch.tensor(tokens, dtype=torch.long),
+    )
+
+
+def _mask(blocks: Tensor, branches: Tensor) -> Tensor:
+    """Who sees whom, bool [B, 1, T, T]: what comes before, of the same block, and of the same row or the prefix."""
+    query, key = (slice(None), slice(None), None), (slice(None), None, slice(None))
+    same_block = blocks[query] == blocks[key]
+    same_row = (branches[query] == branches[key]) | (branches[key] == 0)
+    causal = torch.ones(blocks.shape[1], blocks.shape[1], dtype=torch.bool).tril()
+    return (same_block & same_row & causal)[:, None]

@@ -1,0 +1,102 @@
+"""The check that a learner makes before it trains: are its log-probabilities those of the model?
+
+Packing, shared prefixes and a head of one's own fail silently when they fail: the loss goes on, of another policy.
+So a few random sequences are scored in the learner's way and by the model's own forward pass, one at a time.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rlvr.config import DType
+from rlvr.learn.model import FLASH, PolicyModel
+from rlvr.learn.packing import Layout, PackingPlan, pack
+from rlvr.types import Row
+
+# Largest difference of a log-probability. In float32 it is rounding, 1e-5 at most; in bfloat16, which flash attention
+# needs, the model's own logits are rounded to 8 bits and the bound is only good against gross mixing.
+BOUND_FLOAT32 = 1e-4
+BOUND_BFLOAT16 = 0.2
+
+
+class SelfCheckFailed(RuntimeError):
+    """The learner's log-probabilities are not the model's: nothing was trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """Largest differences of a log-probability, in nats, and their bound."""
+
+    head: float
+    packing: float
+    bound: float
+
+
+@torch.no_grad()
+def check(model: PolicyModel, seed: int) -> SelfCheck:
+    """Compare, and raise SelfCheckFailed where a difference exceeds its bound.
+
+    The comparison is made in float32 where the attention can, whatever the dtype of training: the question is
+    whether rows are kept apart, not how a format rounds.
+    """
+    rows = _rows(random.Random(seed), model.vocabulary)
+    dtype = model.dtype if model.attention == FLASH else DType.FLOAT32
+    own = torch.cat([_own(model, row, dtype) for row in rows])
+    alone = score(model, rows, replace(model.plan, layout=Layout.ALONE), dtype)
+    packed = score(model, rows, model.plan, dtype)
+    bound = BOUND_FLOAT32 if dtype is DType.FLOAT32 else BOUND_BFLOAT16
+    result = SelfCheck(_largest(alone - own), _largest(packed - alone), bound)
+    if not result.head <= bound:
+        raise SelfCheckFailed(
+            f"the learner's head differs from the {type(model.network).__name__}'s own logits by {result.head:.2g} "
+            f"(bound {bound:g}): the model scales or caps its logits, or caches across calls; it cannot be trained"
+        )
+    if not result.packing <= bound:
+        raise SelfCheckFailed(
+            f"{type(model.network).__name__} with learner.layout={model.plan.layout} and {model.attention} attention "
+            f"mixes rows of one line: log-probabilities differ by {result.packing:.2g} from those of the rows alone (bound "
+            f"{bound:g}); set learner.layout to a simpler one (shared > packed > alone)"
+        )
+    return result
+
+
+@torch.no_grad()
+def score(model: PolicyModel, rows: list[Row], plan: PackingPlan, dtype: DType) -> Tensor:
+    """Log-probabilities of the rows' trained tokens, row after row, [N]."""
+    logprobs = torch.empty(sum(sum(row.trained) for row in rows), device=model.device)
+    for batch in pack(rows, plan):
+        batch = batch.to(model.device)
+        logprobs[batch.tokens] = model.logprobs(batch, dtype)[0]
+    return logprobs
+
+
+def _own(model: PolicyModel, row: Row, dtype: DType) -> Tensor:
+    ids = torch.tensor(row.token_ids, device=model.device)
+    logprobs = (model.own_logits(ids, dtype)[:-1] / model.temperature).log_softmax(-1)
+    return logprobs.gather(1, ids[1:, None]).squeeze(1)
+
+
+def _rows(random_source: random.Random, vocabulary: int) -> list[Row]:
+    """Two groups of three: in each, rows of different lengths that begin with the same tokens."""
+
+    def tokens(count: int) -> list[int]:
+        return [random_source.randrange(vocabulary) for _ in range(count)]
+
+    prompts = [tokens(5), tokens(9)]
+    return [scored_row(prompt + tokens(rest), group) for group, prompt in enumerate(prompts) for rest in (3, 7, 12)]
+
+
+def scored_row(token_ids: list[int], group_id: int) -> Row:
+    """A row of which every token but the first counts."""
+    zeros = [0.0] * len(token_ids)
+    trained = [False] + [True] * (len(token_ids) - 1)
+    return Row(group_id, token_ids, trained, zeros, zeros, [0] * len(token_ids))
+
+
+def _largest(difference: Tensor) -> float:
+    # NaN is larger than any bound: `not nan <= bound`.
+    return float(difference.abs().max())
