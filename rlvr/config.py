@@ -165,6 +165,10 @@ class LearnerConfig(Section):
     head_chunk_tokens: int = Field(
         1024, gt=0, description="tokens whose logits exist at one time; bounds memory by chunk x vocabulary"
     )
+    layout: Literal["auto", "shared", "packed", "alone"] = Field(
+        "auto",
+        description="rows in a line: with one copy of their common prompt, behind one another, or alone",
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
 
