@@ -283,7 +283,7 @@ class Learner:
 
 
 def split_by_group(rows: Sequence[Row], parts: int) -> list[list[Row]]:
-    """Rows in `parts` shares of whole groups, in order and as even as can be; left out are those with nothing to train."""
+    """Rows in `parts` shares of whole groups, in order, as even as can be. Those with nothing to train are left out."""
     trainable = [row for row in rows if any(row.trained)]
     order = {group: place for place, group in enumerate(dict.fromkeys(row.group_id for row in trainable))}
     shares: list[list[Row]] = [[] for _ in range(parts)]

@@ -58,8 +58,8 @@ def check(model: PolicyModel, seed: int) -> SelfCheck:
     if not result.packing <= bound:
         raise SelfCheckFailed(
             f"{type(model.network).__name__} with learner.layout={model.plan.layout} and {model.attention} attention "
-            f"mixes rows of one line: log-probabilities differ by {result.packing:.2g} from those of the rows alone (bound "
-            f"{bound:g}); set learner.layout to a simpler one (shared > packed > alone)"
+            f"mixes rows of one line: log-probabilities differ by {result.packing:.2g} from those of the rows alone "
+            f"(bound {bound:g}); set learner.layout to a simpler one (shared > packed > alone)"
         )
     return result
 
