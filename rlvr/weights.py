@@ -1,35 +1,73 @@
-"""A version's way from learner to generators, with its checksum.
+"""A version of the policy on its way from learner to generators: what is sent, and what is answered.
 
-The checksum is the sum, modulo 2^64, of all weights' bit patterns read as integers. It does not depend on order,
-so an engine that fuses q, k and v into one tensor or pads the vocabulary with zeros still holds the same sum:
-a generator computes it over what it has *loaded*, not over what it was sent.
+Only the types; `weight_transport` writes, reads and sums them. Cheap to import: no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from rlvr.config import DType
 
 
 @dataclass(frozen=True, slots=True)
 class SharedFile:
-    """Weights as a safetensors file in shared memory, written whole and renamed into place."""
+    """Weights as a safetensors file in shared memory, written whole and renamed into place. One node."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
+class PackedTensor:
+    """Where one tensor lies in a packed buffer. `offset` is in bytes."""
+
+    name: str
+    dtype: str  # as torch names it: "bfloat16"
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Weights as one packed buffer in Ray's object store, which brings it to any node. Gone with its reference."""
+
+    reference: Any  # ray.ObjectRef; Ray is known to those alone who use it
+    layout: tuple[PackedTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """A LoRA adapter as peft saves it: adapter_config.json and adapter_model.safetensors."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTransfer:
+    """Weights that vLLM's own transfer engine (NCCL or CUDA IPC) has brought to the GPU already.
+
+    The update then only names the version and asks for the checksum.
+    """
+
+
+WeightSource = SharedFile | StoredObject | AdapterFolder | EngineTransfer
+
+
+@dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """One version on its way."""
+    """One version on its way. `checksum` is that of `weight_transport.checksum` in number format `dtype`."""
 
     version: int
     checksum: int
-    source: SharedFile  # the generator helper adds the others: object store bytes, NCCL/IPC, adapter folder
+    source: WeightSource
+    dtype: DType
 
 
 @dataclass(frozen=True, slots=True)
 class WeightReceipt:
-    """A generator's answer to an update."""
+    """A generator's answer to an update: what it holds now."""
 
     generator: str
     version: int

@@ -1,0 +1,46 @@
+"""What an engine needs to know, picked out of a run's config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlvr.config import Config, DType
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One generator's engine. `max_tokens` bounds prompt and answer together."""
+
+    name: str
+    model: str  # a folder or hub name
+    dtype: DType
+    max_tokens: int
+    max_sequences: int
+    seed: int
+    kv_cache_bytes: int | None = None  # None: the engine's own choice
+    recompute_kv: bool = True  # after an update; False: go on with keys and values of the old weights
+    lora_rank: int = 0  # 0: no adapters
+    tensor_parallel: int = 1
+    gpu_memory_share: float = 0.85
+
+
+def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> EngineSettings:
+    """The settings of the generator `name` (`generator-0`, `generator-1`, ...). Each samples with its own seed."""
+    index = name.rpartition("-")[2]
+    generator = config.generator
+    default = DType.BFLOAT16 if gpu else DType.FLOAT32
+    memory_gib = generator.kv_cache_gib if gpu else generator.kv_cache_gib or 0.25
+    adapters = config.model.lora.publish == "adapter"
+    return EngineSettings(
+        name=name,
+        model=model,
+        dtype=generator.dtype or config.model.dtype or default,
+        max_tokens=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
+        max_sequences=generator.max_sequences,
+        seed=config.seed + 1000 * (int(index) if index.isdigit() else 0),
+        kv_cache_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        recompute_kv=generator.kv_after_update == "recompute",
+        lora_rank=config.model.lora.rank if adapters else 0,
+        tensor_parallel=generator.tensor_parallel,
+        gpu_memory_share=generator.gpu_memory_share,
+    )

@@ -1,0 +1,330 @@
+"""vLLM in this process, on CPU: its engine stepped by one thread, with asyncio on the caller's side.
+
+One process instead of three starts in seconds, and a new version of the weights is one command between two steps:
+load, sum, count the version, forget the old keys and values. What a step returns is read here directly, token
+by token; vLLM's own front end (text, streaming, statistics) would cost more time than a small model's forward pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from rlvr.config import DType
+from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
+from rlvr.generate.protocol import GeneratorStatus
+from rlvr.generate.settings import EngineSettings
+from rlvr.generate.vllm_environment import apply_engine_environment
+from rlvr.generate.vllm_request import check_request, sampling_params, scoring_params
+from rlvr.types import Completion, FinishReason, GenerateRequest
+from rlvr.weight_transport import checksum, read_weights
+from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+ADAPTER_ID = 1  # vLLM counts adapters from 1; a run has one, and loads each version in its place
+
+
+class InProcessVLLM:
+    """The generator protocol over a vLLM engine in this process."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._thread = EngineThread(settings.name)
+        self._engine: _Engine | None = None
+
+    async def start(self) -> GeneratorStatus:
+        await self._thread.start(self._load)
+        return await self.status()
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        check_request(request, self._settings.max_tokens)
+        engine = self._started()
+        try:
+            return await self._thread.request(lambda future: engine.add(request, future))
+        except asyncio.CancelledError:
+            self._thread.post(lambda: engine.abort(request.id))
+            raise
+
+    async def abort(self, request_id: str) -> None:
+        engine = self._started()
+        await self._thread.call(lambda: engine.abort(request_id))
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        engine = self._started()
+        return await self._thread.request(lambda future: engine.add_scoring(list(token_ids), future))
+
+    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
+        engine = self._started()
+        adapter = isinstance(update.source, AdapterFolder)
+        # Read (and fetched from another node) while generation goes on; only the copying stalls it.
+        weights = await asyncio.to_thread(read_weights, update.source)
+
+        def load() -> float:
+            started = time.perf_counter()
+            if adapter:
+                engine.load_adapter(update, checksum(weights.values(), update.dtype))
+            else:
+                engine.load_weights(update.version, weights, update.dtype)
+            return time.perf_counter() - started
+
+        stall_s = await self._thread.call(load, Phase.UPDATING)
+        return WeightReceipt(self._settings.name, engine.version, engine.checksum, stall_s)
+
+    async def status(self) -> GeneratorStatus:
+        engine = self._started()
+        seconds = self._thread.clock.seconds()
+        return GeneratorStatus(
+            name=self._settings.name,
+            version=engine.version,
+            checksum=engine.checksum,
+            running=engine.running,
+            generated_tokens=engine.generated_tokens,
+            busy_s=seconds[Phase.BUSY],
+            updating_s=seconds[Phase.UPDATING],
+            waiting_s=seconds[Phase.WAITING],
+        )
+
+    async def close(self) -> None:
+        await self._thread.close()
+        self._engine = None
+
+    def _load(self) -> _Engine:
+        self._engine = _Engine(self._settings)
+        return self._engine
+
+    def _started(self) -> _Engine:
+        if self._engine is None:
+            raise RuntimeError(f"{self._settings.name}: not running; `start` comes first and `close` last")
+        return self._engine
+
+
+# -------------------------------------------------------------------- on the engine's thread
+
+
+@dataclass(slots=True)
+class _Group:
+    """A request in hand, and the caller who waits for it."""
+
+    future: Future[list[Completion]]
+    sequence_ids: list[str] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
+    unfinished: int = 0
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One of the `n` continuations of a request."""
+
+    request_id: str
+    completion: Completion
+
+
+@dataclass(slots=True)
+class _Held:
+    """All that the engine has in hand, by id."""
+
+    groups: dict[str, _Group] = field(default_factory=dict)
+    sequences: dict[str, _Sequence] = field(default_factory=dict)
+    scorings: dict[str, Future[list[float]]] = field(default_factory=dict)
+
+
+class _Engine:
+    """vLLM's engine and the requests in its hands. Used on one thread, but for reading the counters."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._vllm = _build_engine(settings)
+        self._core = self._vllm.engine_core
+        self._tasks = self._vllm.get_supported_tasks()
+        self._settings = settings
+        self._held = _Held()
+        self._numbers = itertools.count()
+        self._adapter: Any = None
+        self.version = 0
+        self.generated_tokens = 0
+        self.checksum = self._checksum_of_loaded(settings.dtype)
+
+    @property
+    def running(self) -> int:
+        return len(self._held.sequences) + len(self._held.scorings)
+
+    # ---------------------------------------------------------------- requests
+
+    def add(self, request: GenerateRequest, future: Future[list[Completion]]) -> None:
+        if request.id in self._held.groups:
+            raise ValueError(f"request {request.id}: this id is in hand already")
+        group = _Group(future)
+        first = self._core_request(list(request.prompt_ids), sampling_params(request.sampling))
+        for index in range(request.n):
+            one = copy(first)
+            one.request_id = str(next(self._numbers))
+            if request.sampling.seed is not None:
+                one.sampling_params = sampling_params(request.sampling, index)
+            completion = Completion([], [], [], FinishReason.ABORT)
+            self._held.sequences[one.request_id] = _Sequence(request.id, completion)
+            group.sequence_ids.append(one.request_id)
+            group.completions.append(completion)
+            self._core.add_request(one)
+        group.unfinished = request.n
+        self._held.groups[request.id] = group
+
+    def add_scoring(self, token_ids: list[int], future: Future[list[float]]) -> None:
+        if len(token_ids) < 2:
+            raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
+        request = self._core_request(token_ids, scoring_params())
+        self._held.scorings[request.request_id] = future
+        self._core.add_request(request)
+
+    def abort(self, request_id: str) -> None:
+        """Take a request back and answer it with what it has. Nothing happens if it is not in hand."""
+        group = self._held.groups.pop(request_id, None)
+        if group is None:
+            return
+        unfinished = [i for i in group.sequence_ids if self._held.sequences.pop(i, None) is not None]
+        self._core.abort_requests(unfinished)
+        group.future.set_result(group.completions)
+
+    def _core_request(self, token_ids: list[int], params: SamplingParams) -> EngineCoreRequest:
+        """A request in the engine's own form, checked, with a number of its own."""
+        prompt = {"type": "token", "prompt_token_ids": token_ids}
+        number = str(next(self._numbers))
+        return self._vllm.input_processor.process_inputs(
+            number, prompt, params, supported_tasks=self._tasks, lora_request=self._adapter
+        )
+
+    # ---------------------------------------------------------------- stepping
+
+    def has_work(self) -> bool:
+        return bool(self._held.sequences or self._held.scorings)
+
+    def step(self) -> None:
+        """All tokens of one step were sampled by the version held now: nothing is loaded within a step."""
+        for output in self._core.get_output().outputs:
+            sequence = self._held.sequences.get(output.request_id)
+            if sequence is not None:
+                self._extend(sequence, output)
+            elif output.request_id in self._held.scorings:
+                self._answer_scoring(output)
+            # Otherwise the request was aborted in the step before.
+
+    def fail(self, error: GeneratorFailed) -> None:
+        for group in self._held.groups.values():
+            group.future.set_exception(error)
+        for future in self._held.scorings.values():
+            future.set_exception(error)
+        self._held = _Held()
+
+    def _extend(self, sequence: _Sequence, output: EngineCoreOutput) -> None:
+        completion = sequence.completion
+        count = len(output.new_token_ids)
+        if count:
+            completion.token_ids += output.new_token_ids
+            completion.logprobs += output.new_logprobs.logprobs[:, 0].tolist()  # column 0: the sampled token
+            completion.versions += [self.version] * count
+            self.generated_tokens += count
+        if output.finish_reason is not None:
+            completion.finish = _finish_reason(output)
+            del self._held.sequences[output.request_id]
+            group = self._held.groups[sequence.request_id]
+            group.unfinished -= 1
+            if group.unfinished == 0:
+                del self._held.groups[sequence.request_id]
+                group.future.set_result(group.completions)
+
+    def _answer_scoring(self, output: EngineCoreOutput) -> None:
+        prompt = output.new_prompt_logprobs_tensors
+        if prompt is not None:
+            self._held.scorings.pop(output.request_id).set_result(prompt.logprobs[:, 0].tolist())
+
+    # ---------------------------------------------------------------- weights
+
+    def load_weights(self, version: int, weights: dict[str, Any], dtype: DType) -> None:
+        self._vllm.collective_rpc("rlvr_load_items", args=(weights.items(),))
+        self._became(version, self._checksum_of_loaded(dtype))
+
+    def load_adapter(self, update: WeightUpdate, adapter_checksum: int) -> None:
+        """vLLM scales and stacks an adapter, so the checksum is that of the adapter's file, as read here."""
+        from vllm.lora.request import LoRARequest
+
+        assert isinstance(update.source, AdapterFolder)
+        path = str(update.source.path)
+        self._vllm.add_lora(LoRARequest("policy", ADAPTER_ID, path, load_inplace=True))
+        self._adapter = LoRARequest("policy", ADAPTER_ID, path)
+        self._became(update.version, adapter_checksum)
+
+    def _became(self, version: int, checksum: int) -> None:
+        self.version, self.checksum = version, checksum
+        if self._settings.recompute_kv:
+            self._vllm.reset_prefix_cache(reset_running_requests=True)
+
+    def _checksum_of_loaded(self, dtype: DType) -> int:
+        (total,) = self._vllm.collective_rpc("rlvr_checksum", args=(dtype.value,))
+        return int(total)
+
+
+def _finish_reason(output: EngineCoreOutput) -> FinishReason:
+    match str(output.finish_reason):
+        case "stop":
+            return FinishReason.STOP
+        case "length":
+            return FinishReason.LENGTH
+        case other:
+            raise RuntimeError(f"vLLM ended a sequence with {other!r}")
+
+
+# -------------------------------------------------------------------- building
+
+
+def _build_engine(settings: EngineSettings) -> LLMEngine:
+    apply_engine_environment(settings.model)
+    _import_vllm()
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from rlvr.generate import vllm_cpu
+
+    vllm_cpu.patch()
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=settings.model,
+            dtype=settings.dtype.value,
+            seed=settings.seed,
+            max_model_len=settings.max_tokens,
+            max_num_seqs=settings.max_sequences,
+            max_num_batched_tokens=max(2048, settings.max_tokens),
+            kv_cache_memory_bytes=settings.kv_cache_bytes,
+            logprobs_mode="processed_logprobs",  # after temperature, top-k and top-p: what was sampled from
+            enable_prefix_caching=settings.recompute_kv,  # a cache that outlives the weights misleads new requests
+            enable_lora=settings.lora_rank > 0,
+            max_lora_rank=max(8, settings.lora_rank),
+            max_loras=1,
+            enforce_eager=True,
+            async_scheduling=False,
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # the model's own sampling defaults are not ours
+            disable_log_stats=True,
+            worker_extension_cls="rlvr.generate.vllm_worker.WeightWorker",
+        )
+    )
+
+
+@cache
+def _import_vllm() -> None:
+    """The import makes millions of objects that stay: collecting garbage meanwhile, and ever after, costs 4 s."""
+    gc.disable()
+    import vllm.engine.arg_utils
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+    gc.freeze()
+    gc.enable()

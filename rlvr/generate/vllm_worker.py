@@ -1,0 +1,46 @@
+"""What rlvr adds to vLLM's worker: loading weights in place, and the checksum of what is loaded.
+
+Given to vLLM as `worker_extension_cls`, which imports this module in each worker before the model is built. That
+is how the CPU patches reach a worker in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from vllm.platforms import current_platform
+
+from rlvr.config import DType
+from rlvr.generate import vllm_cpu
+from rlvr.weight_transport import checksum, read_weights
+from rlvr.weights import SharedFile
+
+if current_platform.is_cpu():
+    vllm_cpu.patch()
+
+
+class WeightWorker:
+    """Methods of vLLM's worker, called by `collective_rpc`. Arguments are plain values: some workers are remote."""
+
+    model_runner: Any  # set by vLLM's own worker class, into which this one is mixed
+
+    def rlvr_load_items(self, items: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Load weights, by checkpoint name, over those held."""
+        if not current_platform.is_cpu():
+            self.model_runner.reload_weights(weights_iterator=items)  # repeats what a GPU kernel prepares at load
+            return
+        model = self.model_runner.model
+        model.load_weights(items)
+        vllm_cpu.refresh_derived_weights(model, self.model_runner.model_config.dtype)
+
+    def rlvr_load_file(self, path: str) -> None:
+        """Load weights from a file in shared memory."""
+        from pathlib import Path
+
+        self.rlvr_load_items(read_weights(SharedFile(Path(path))).items())
+
+    def rlvr_checksum(self, dtype: str) -> int:
+        """The checksum of the parameters this worker holds."""
+        return checksum(self.model_runner.model.parameters(), DType(dtype))
