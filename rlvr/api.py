@@ -35,8 +35,8 @@ def train(
 ) -> RunResult:
     """Train a model by reinforcement learning, and return what the run left.
 
-    `model`: a folder in Hugging Face form, or a hub name. `data`: a path, a hub name, the settings of the section
-    `data`, or rows in memory (dictionaries or a `datasets.Dataset`). `reward`: a short name, `module:function`,
+    `model`: a folder in Hugging Face form, or a hub name. `data`: a path, a hub name, rows in memory
+    (dictionaries or a `datasets.Dataset`), or the settings of the section `data`, whose `path` may be rows as well. `reward`: a short name, `module:function`,
     a function, or several of them. `settings` are those of `rlvr.config.Config`, sections as dictionaries:
     `train(..., steps=50, rollout={"max_staleness": 0})`. `config` is a YAML file below all of these.
 
@@ -131,12 +131,12 @@ def _tree(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     return merge({"model": model} if model is not None else {}, settings)
 
 
-def _data_setting(data: str | Rows | Mapping[str, Any] | None, file: Path) -> Any:
+def _data_setting(data: str | Path | Rows | Mapping[str, Any] | None, file: Path) -> Any:
     """A setting as it is; rows in memory as a file of the run, which a resume and a reader can open."""
-    if data is None or isinstance(data, (str, Mapping)):
-        return data
-    if isinstance(data, Path):
-        return str(data)
+    if isinstance(data, Mapping):
+        return {**data, "path": _data_setting(data.get("path"), file)}
+    if data is None or isinstance(data, (str, Path)):
+        return None if data is None else str(data)
     from rlvr.data import write_rows
 
     write_rows(data, file)

@@ -38,6 +38,9 @@ def batch_metrics(groups: Sequence[Group], filtered: Sequence[tuple[Group, Fate]
     return metrics | {f"reward/part/{name}": _mean(of_part) for name, of_part in parts.items()}
 
 
+LEARNER_STAGES = ("learn", "publish", "checkpoint")
+
+
 class Clock:
     """Turns counters of the roles into shares of the time between two steps."""
 
@@ -49,9 +52,11 @@ class Clock:
         stage_s: Mapping[str, float],
         step_s: float,
         statuses: Sequence[GeneratorStatus],
-        learner_busy_s: float,
     ) -> dict[str, float]:
-        """Seconds by stage, and by role the shares busy, updating and waiting: the three add up to 1."""
+        """Seconds by stage, and by role the shares busy, updating and waiting: they add up to 1.
+
+        The learner works in the stages `learn`, `publish` and `checkpoint`, and waits in the others.
+        """
         times = {f"time/{name}_s": seconds for name, seconds in stage_s.items()} | {"time/step_s": step_s}
         spans = [_since(self._before.get(status.name), status) for status in statuses]
         whole = sum(sum(span) for span in spans)
@@ -59,8 +64,9 @@ class Clock:
             times["time/generator_busy_share"] = sum(busy for busy, _, _ in spans) / whole
             times["time/generator_updating_share"] = sum(updating for _, updating, _ in spans) / whole
             times["time/generator_waiting_share"] = sum(waiting for _, _, waiting in spans) / whole
-        times["time/learner_busy_share"] = min(1.0, learner_busy_s / step_s)
-        times["time/learner_waiting_share"] = 1.0 - times["time/learner_busy_share"]
+        learner_s = sum(stage_s.get(name, 0.0) for name in LEARNER_STAGES)
+        times["time/learner_busy_share"] = learner_s / step_s
+        times["time/learner_waiting_share"] = 1.0 - learner_s / step_s
         self._before = {status.name: status for status in statuses}
         return times
 

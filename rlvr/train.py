@@ -155,7 +155,7 @@ class Training:
         in_flight = self.rollouts.in_flight_trajectories()
         self.rollouts.ledger.check(in_flight)
         metrics |= self.rollouts.ledger.metrics(in_flight) | {"policy/version": float(self.version)}
-        metrics |= self.step_metrics.times(*self.stages.finish_step(), await self.roles.pool.statuses(), metrics)
+        metrics |= self.clock.times(*self.stages.finish_step(), await self.roles.pool.statuses())
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
         await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered)
         self.log.log(self.step, metrics)
