@@ -9,6 +9,8 @@ from rlvr.rewards.math.numbers import equal, parse_quantity
 
 _TEXT = re.compile(r"^\\text\s*\{([^{}]*)\}$")
 _BARE_WORDS = re.compile(r"^\(?[A-Za-z](?:[A-Za-z' -]*[A-Za-z])?\)?$")
+_QUALIFIED = re.compile(r"\\text\s*\{[^{}]*\b(?:not|or|more|less|least|most)\b")
+_INFINITE = re.compile(r"^-?\s*\\infty$")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)")
 _CONSTANTS = {"e", "i", "pi"}
 
@@ -23,6 +25,10 @@ def same_value(reference: str, answer: str, tolerance: float = 0.0) -> bool | No
     left, right = parse_quantity(reference), parse_quantity(answer)
     if left is not None and right is not None:
         return equal(left, right, tolerance)
+    if (left is not None or _INFINITE.match(reference)) and (right is not None or _INFINITE.match(answer)):
+        return False
+    if bool(_QUALIFIED.search(reference)) != bool(_QUALIFIED.search(answer)):
+        return False
     return _same_words(reference, answer, number=left is not None or right is not None)
 
 

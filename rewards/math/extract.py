@@ -1,6 +1,7 @@
 r"""Finds the final answer in what a model wrote, and in a reference.
 
-The order is a convention, the most explicit first: the last `\boxed{}`, `####`, `<answer>`, a line such as
+The order is a convention, the most explicit first: the phrase "The final answer is 18. I hope it is correct.", where
+no box follows it; the last `\boxed{}`, `####`, `<answer>`, a line such as
 `A: 18` or "the answer is 18", else the last value in the text. Only text after the last `</think>` counts,
 and reasoning that was never closed holds no answer. Every search is linear in the text, or looks at its tail only.
 """
@@ -36,18 +37,23 @@ _BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
 _STATED = re.compile(r"(?i)\banswer(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?")
 _A_LINE = re.compile(r"(?m)^[ \t]*A:(.*)$")
 _PLEASANTRIES = re.compile(r"(?i)\.?\s*(?:I hope it is correct|<\|im_(?:start|end)\|>).*", re.DOTALL)
+_CLOSING = re.compile(r"final answer is:?\s*([^\n]+?)\.?\s*I hope it is correct", re.IGNORECASE)
 _BOX_GAP_NOISE = re.compile(r"\\(?:text|quad|qquad|[()\[\],;! ])|[\s$,;.:&{}*+]")
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _VALUE = re.compile(
     r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)[.,]?|\.)(?:(?<=[.,])\d+|(?<=\d))"
     r"(?:\s+\d+/\d+|/\d+)?(?:[eE][-+]?\d+)?(?:\s*(?:\\?%|percent|pct|thousand|million|billion|trillion))?"
 )
+_DENIED = re.compile(r"(?i)not\s+\S+$")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_COMMAND = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
-_MATH_WORDS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh exp ln log sqrt pi max min gcd lcm mod or and "
-    "percent pct percentage infty inf cm mm km kg".split()
+_COMMAND = re.compile(
+    r"\\(?:begin|end)\{\w+\}(?:\{[clr|]*\})?|\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
 )
+_MATH_WORDS = {
+    *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "exp", "ln"),
+    *("log", "sqrt", "pi", "max", "min", "gcd", "lcm", "mod", "or", "and", "infty", "inf"),
+    *("percent", "pct", "percentage", "cm", "mm", "km", "kg"),
+}
 
 
 def final_answer(completion: str) -> FinalAnswer | None:
@@ -55,6 +61,9 @@ def final_answer(completion: str) -> FinalAnswer | None:
     text = _after_thinking(completion)
     if text is None:
         return None
+    closing = _CLOSING.search(text[-_TAIL_CHARACTERS:])
+    if closing and not _BOX.search(closing.string, closing.start()):
+        return _found(closing[1].strip('\\"'), Source.ANSWER_LINE)
     if _BOX.search(text):
         return _found(last_boxes(text), Source.BOXED)
     if "####" in text:
@@ -82,7 +91,7 @@ def reference_answer(answer: str | int | float) -> str:
     if "####" in answer:
         return _first_line(answer.rpartition("####")[2])
     if _BOX.search(answer):
-        return last_boxes(answer) or ""
+        return last_boxes(answer) or _BOX.split(answer)[-1].lstrip(" {").strip()
     if lines := _A_LINE.findall(answer):
         return str(lines[-1]).strip()
     return answer.strip()
@@ -160,7 +169,7 @@ def _reading(text: str) -> str | None:
     """The answer in a statement: all of it where it is an expression or a few words, else its last value."""
     text = _PLEASANTRIES.sub("", text[-_TAIL_CHARACTERS:]).strip().strip("*`").strip()
     short = len(text) <= _SHORT_CHARACTERS and "\n" not in text
-    if short and (not _is_wordy(text) or text.lower().startswith("not ")):
+    if short and (not _is_wordy(text) or _DENIED.match(text)):
         return text
     return _last_value(text) or (text if short else None)
 

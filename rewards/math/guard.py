@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 
 MAX_CHARACTERS = 1000
-_MAX_DEPTH = 25
+_MAX_DEPTH = 12
 _MAX_DIGITS = 400
 _MAX_EXPONENT = 10_000
 _MAX_FACTORIAL = 2500
-_MAX_INDEX = 10_000
+_MAX_INDEX = 1000
+_MAX_EXPONENT_OF_SUM = 60
+_MAX_BARS = 12
+_MAX_EQUALS = 8
 
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS + 1},}}")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*")
@@ -32,6 +35,8 @@ def too_costly(text: str) -> str | None:
         return f"nested deeper than {_MAX_DEPTH}"
     if _LONG_NUMBER.search(text):
         return f"a number of more than {_MAX_DIGITS} digits"
+    if text.count("|") > _MAX_BARS or text.count("=") > _MAX_EQUALS:
+        return "a chain of equations or absolute values"
     return _costly_powers(text) or _costly_factorials(text) or _costly_indices(text)
 
 
@@ -53,13 +58,16 @@ def _costly_powers(text: str) -> str | None:
     for match in _EXPONENT.finditer(text):
         exponent = _argument(text, match.end())
         if _EXPONENT.search(exponent) or "!" in exponent:
-            # e^{x^2} is harmless: only towers of numbers grow.
-            if re.search(r"\d\s*(?:\^|\*\*)|!|[)}]\s*(?:\^|\*\*)", exponent):
+            # e^{x^2} is harmless: only towers of numbers grow, and those of three floors and more.
+            if exponent.count("^") > 1 or re.search(r"\d\s*(?:\^|\*\*)|!|[)}]\s*(?:\^|\*\*)", exponent):
                 return "a tower of powers"
         elif number := _largest(exponent):
             if number > _MAX_EXPONENT:
                 return f"an exponent above {_MAX_EXPONENT}"
-            powers *= number if text[: match.start()].endswith((")", "}")) else 1
+            group = _group_before(text, match.start() - 1) if text[: match.start()].endswith((")", "}")) else ""
+            if number > _MAX_EXPONENT_OF_SUM and (re.search("[a-zA-Z!]", group)):
+                return "a high power of a sum or a factorial"
+            powers *= number if group else 1
         if powers > _MAX_EXPONENT:
             return "powers of powers"
     return None
@@ -83,7 +91,7 @@ def _costly_factorials(text: str) -> str | None:
 
 def _costly_indices(text: str) -> str | None:
     if (_BINOMIAL.search(text) or _SUM.search(text)) and (
-        (_largest(text) or 0) > _MAX_INDEX or re.search(r"\d\s*\^\s*\{?\s*\d", text) and _BINOMIAL.search(text)
+        (_largest(text) or 0) > _MAX_INDEX or (re.search(r"\d\s*\^\s*\{?\s*\d", text) and _BINOMIAL.search(text))
     ):
         return "a sum, product or binomial of large numbers"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _CHARACTERS = str.maketrans(
     {
@@ -45,16 +46,24 @@ _RENAMED = [
         (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
         (r"\\sqrt\s*([a-zA-Z\d])", r"\\sqrt{\1}"),
         (r"([\^_])\s*\{\s*([a-zA-Z\d])\s*\}", r"\1\2"),
-        (r"\\(?:arc)?ln(?![a-zA-Z])", lambda match: match.group() + " "),
+        (r"(?<![\\a-zA-Z])(pi|exp|sin|cos|tan|ln|log)(?![a-zA-Z])", r"\\\1 "),
+        (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<!\*)\*(?!\*)", r"\\cdot "),
+        (r"\+\s*-", "-"),
     ]
 ]
 _THIN_SPACE_IN_NUMBER = re.compile(r"(?<=\d),?\\[!,]\s*,?(?:\\[!,])?\s*(?=\d{3}(?!\d))")
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _DOUBLE_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z])")
+_LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z]))\s*")
 _SINGLE_GROUP = re.compile(r"^\{([^{}]*)\}$")
 
 
+@lru_cache(maxsize=8192)
 def normalise(text: str) -> str:
     """The same answer in one spelling; structure, numbers and words are left as they are."""
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
     if r"\begin" not in text:  # there, two backslashes end a row
         text = _DOUBLE_BACKSLASH.sub(r"\\", text)
@@ -64,7 +73,7 @@ def normalise(text: str) -> str:
     text = _SPACES.sub(" ", text)
     for pattern, replacement in _RENAMED:
         text = pattern.sub(replacement, text)
-    text = _SPACES.sub(" ", text).strip().rstrip(".,;:").strip()
+    text = _LEADING_SIGN.sub("", _SPACES.sub(" ", text).strip().rstrip(".,;:").strip())
     return _SINGLE_GROUP.sub(r"\1", text)
 
 

@@ -25,13 +25,30 @@ _POWER = re.compile(
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PERCENT = {"%", "percent", "pct", "percentage"}
-# Unit: (what it measures, how many of the base unit)
-_UNITS = {
-    "mm": ("length", Fraction(1, 1000)), "cm": ("length", Fraction(1, 100)), "m": ("length", Fraction(1)),
-    "km": ("length", Fraction(1000)), "mg": ("mass", Fraction(1, 1000)), "g": ("mass", Fraction(1)),
-    "kg": ("mass", Fraction(1000)), "s": ("time", Fraction(1)), "min": ("time", Fraction(60)),
-    "h": ("time", Fraction(3600)), "ml": ("volume", Fraction(1, 1000)), "l": ("volume", Fraction(1)),
-}  # fmt: skip
+_NO_UNIT = {"or", "and", "not", "to", "than", "more", "less", "if", "mod"}
+# What a unit measures, how many of the base unit it is, and its names.
+_UNIT_TABLE: list[tuple[str, Fraction, str]] = [
+    ("length", Fraction(1, 1000), "mm millimeter millimeters"),
+    ("length", Fraction(1, 100), "cm centimeter centimeters"),
+    ("length", Fraction(1), "m meter meters metre metres"),
+    ("length", Fraction(1000), "km kilometer kilometers"),
+    ("length", Fraction(254, 10_000), "inch inches"),
+    ("length", Fraction(3048, 10_000), "ft foot feet"),
+    ("length", Fraction(9144, 10_000), "yd yard yards"),
+    ("length", Fraction(1_609_344, 1000), "mi mile miles"),
+    ("mass", Fraction(1, 1000), "mg milligram milligrams"),
+    ("mass", Fraction(1), "g gram grams"),
+    ("mass", Fraction(1000), "kg kilogram kilograms"),
+    ("time", Fraction(1), "s sec second seconds"),
+    ("time", Fraction(60), "min minute minutes"),
+    ("time", Fraction(3600), "h hr hour hours"),
+    ("time", Fraction(86_400), "day days"),
+    ("volume", Fraction(1, 1000), "ml milliliter milliliters"),
+    ("volume", Fraction(1), "l liter liters litre litres"),
+    ("money", Fraction(1, 100), "cent cents"),
+    ("money", Fraction(1), "dollar dollars usd"),
+]
+_UNITS = {name: (measure, size) for measure, size, names in _UNIT_TABLE for name in names.split()}
 _UNIT_SUFFIX = re.compile(
     r"^(?P<number>.*?[\d}.])\s*(?:\\text\s*\{(?P<text>[^{}]*)\}|(?P<word>(?<= )[A-Za-z][A-Za-z ./]*|%|"
     r"(?:cm|mm|km|kg|ml|mL|percent|pct)))\s*(?P<power>\^[23]|(?<=m)[23])?$"
@@ -121,6 +138,8 @@ def _split_unit(text: str) -> tuple[str, str, int, bool]:
     if match is None:
         return text, "", 1, False
     words = (match["text"] or match["word"] or "").lower().replace(".", "").split()
+    if not _NO_UNIT.isdisjoint(words):
+        return text, "", 1, False
     scale = 1
     if words and words[0] in _SCALES:
         scale = _SCALES[words.pop(0)]

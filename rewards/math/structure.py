@@ -37,7 +37,7 @@ class _Compound:
     columns: int = 0
 
 
-_MAX_PARTS = 60
+_MAX_PARTS = 30
 _UNORDERED = {Kind.LIST, Kind.UNION, Kind.SET}
 _BRACKETS = {
     ("(", ")"): Kind.TUPLE,
@@ -82,6 +82,8 @@ def _same_lists(left: list[str], right: list[str], leaf: Leaf) -> bool | None:
         return None
     if len(left) == 1 or len(right) == 1:
         return _same_list_and_compound(left, right, leaf)
+    if all(_compound(item) for item in [*left, *right]):
+        left, right = _distinct(left), _distinct(right)  # solutions, where a number may be a double root
     left_names, right_names = [_name_and_value(item)[0] for item in left], [_name_and_value(i)[0] for i in right]
     if all(left_names) and len(set(left_names)) == len(left) and set(left_names) == set(right_names):
         values = {_name_and_value(item)[0]: item for item in right}
@@ -117,6 +119,8 @@ def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
     reference, answer = _as_interval(reference), _as_interval(answer)
     left, right = _compound(reference), _compound(answer)
     if left is None and right is None:
+        if ("=" in reference) != ("=" in answer):
+            return False  # an equation between two expressions is not one of its sides
         return leaf(_without_parentheses(reference), _without_parentheses(answer))
     if left is None or right is None:
         verdict = leaf(reference, answer)
@@ -169,7 +173,7 @@ def _every(verdicts: Iterable[bool | None]) -> bool | None:
     return None if unsure else True
 
 
-def _distinct(parts: tuple[str, ...]) -> list[str]:
+def _distinct(parts: Iterable[str]) -> list[str]:
     return list({compact(part): part for part in parts}.values())
 
 
@@ -221,6 +225,9 @@ def _items(text: str) -> list[str]:
     if parse_quantity(text) is not None:
         return [text]
     items = []
+    rows = _split(text, ";")
+    if len(rows) > 1 and all(len(_split(row)) > 1 for row in rows):
+        return [f"({row})" for row in rows]  # p=5, q=2; p=7, q=2
     for item in _split(text):
         if item.count(r"\pm") == 1:
             items += [item.replace(r"\pm", "+"), item.replace(r"\pm", "-")]
@@ -255,7 +262,13 @@ def _name_and_value(item: str) -> tuple[str | None, str]:
     if not sign:
         left, sign, right = item.partition(r"\approx")
     plain = _ARGUMENT.sub("", _SUBSCRIPT.sub("", left))
-    if not sign or len(left) > 40 or _NO_NAME.search(plain) or not re.search("[a-zA-Z]", plain):
+    if (
+        not sign
+        or left.count("(") != left.count(")")
+        or len(left) > 40
+        or _NO_NAME.search(plain)
+        or not re.search("[a-zA-Z]", plain)
+    ):
         return None, item
     return compact(left), right.partition(r"\approx")[0].rpartition("=")[2].strip()
 
@@ -296,7 +309,7 @@ def _is_bound(text: str) -> bool:
 
 def _compound(text: str) -> _Compound | None:
     text = text.strip()
-    if match := _MATRIX.match(text):
+    if (match := _MATRIX.match(text)) and r"\begin" not in match[2]:
         rows = [row for row in re.split(r"\\\\|\\cr", match[2]) if row.strip()]
         cells = [[cell.strip() for cell in row.split("&")] for row in rows]
         return _Compound(Kind.MATRIX, tuple(cell for row in cells for cell in row), max(map(len, cells), default=0))

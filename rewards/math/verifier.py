@@ -18,7 +18,7 @@ from functools import partial
 from rlvr.rewards.math.exact import same_value
 from rlvr.rewards.math.extract import FinalAnswer, final_answer, reference_answer
 from rlvr.rewards.math.guard import MAX_CHARACTERS, too_costly, too_deep
-from rlvr.rewards.math.latex import compact, normalise
+from rlvr.rewards.math.latex import normalise
 from rlvr.rewards.math.structure import same
 from rlvr.types import Outcome, Score
 from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
@@ -117,7 +117,7 @@ class MathVerifier:
         return self._cache.keep(key, judged) if isinstance(judged, Score) else judged
 
     def _decide(self, found: FinalAnswer, expected: str) -> Score | _Question:
-        if "".join(found.text.split()) == "".join(expected.split()):
+        if found.text.split() == expected.split():
             return _scored(True, found, expected)
         for text, is_reference in ((expected, True), (found.text, False)):
             if len(text) > MAX_CHARACTERS or too_deep(text):
