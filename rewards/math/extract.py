@@ -34,6 +34,7 @@ class FinalAnswer:
 _TAIL_CHARACTERS = 2000
 _SHORT_CHARACTERS = 200
 _BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
+_BARE_BOX = re.compile(r"[^\s$\\{}]{0,40}\d[^\s$\\{}]{0,40}|[A-Za-z](?![A-Za-z])")
 _STATED = re.compile(r"(?i)\banswer(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?")
 _A_LINE = re.compile(r"(?m)^[ \t]*A:(.*)$")
 _PLEASANTRIES = re.compile(r"(?i)\.?\s*(?:I hope it is correct|<\|im_(?:start|end)\|>).*", re.DOTALL)
@@ -63,7 +64,7 @@ def final_answer(completion: str) -> FinalAnswer | None:
         return None
     closing = _CLOSING.search(text[-_TAIL_CHARACTERS:])
     if closing and not _BOX.search(closing.string, closing.start()):
-        return _found(closing[1].strip('\\"'), Source.ANSWER_LINE)
+        return _found(closing[1].replace(r"\"", '"').strip('"'), Source.ANSWER_LINE)
     if _BOX.search(text):
         return _found(last_boxes(text), Source.BOXED)
     if "####" in text:
@@ -119,11 +120,11 @@ def last_boxes(text: str) -> str | None:
 
 
 def _box_content(text: str, position: int) -> tuple[str, int] | None:
-    """What stands in braces at `position`, or the one word there, and where it ends."""
+    """What stands in braces at `position`, or the number or letter there, and where it ends."""
     while position < len(text) and text[position] == " ":
         position += 1
     if position >= len(text) or text[position] != "{":
-        word = re.compile(r"[^\s$\\{}]+").match(text, position)
+        word = _BARE_BOX.match(text, position)
         return (word.group(), word.end()) if word else None
     depth = 0
     index = position

@@ -1,0 +1,89 @@
+"""Where the final answer of a completion and of a reference is found."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlvr.rewards.math.extract import Source, final_answer, reference_answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "source"),
+    [
+        (r"So $\boxed{7}$.", "7", Source.BOXED),
+        (r"\boxed{8}, no wait, \boxed{7}", "7", Source.BOXED),
+        (r"\boxed{\frac{1}{2}} is it", r"\frac{1}{2}", Source.BOXED),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}", Source.BOXED),
+        (r"\fbox{7}", "7", Source.BOXED),
+        (r"\boxed 7", "7", Source.BOXED),
+        (r"Put it in \boxed please. $\boxed{5}$", "5", Source.BOXED),
+        (r"\boxed{1}, \boxed{2} and \boxed{3}", "1, 2, 3", Source.BOXED),
+        (r"\boxed{1} papers and \boxed{2} bins", "1, 2", Source.BOXED),
+        (r"I think \boxed{3} or \boxed{5}", "3, 5", Source.BOXED),
+        (r"\boxed{5}, that is \boxed{5}", "5", Source.BOXED),
+        ("<think>\\boxed{1}</think> It is \\boxed{2}", "2", Source.BOXED),
+        ("reasoning</think>\\boxed{2}", "2", Source.BOXED),
+        ("2 + 2 = <<2+2=4>>4\n#### 4", "4", Source.HASHES),
+        ("#### 3\n#### 1,234\n", "1,234", Source.HASHES),
+        ("<answer> 42 </answer>", "42", Source.ANSWER_TAG),
+        ("2 * 9 = 18\nA: 18", "18", Source.ANSWER_LINE),
+        ("The answer is 18.", "18.", Source.ANSWER_LINE),
+        ("Final Answer: The final answer is $x^2$. I hope it is correct.", "$x^2$", Source.ANSWER_LINE),
+        (r"\boxed{5}. Final Answer: The final answer is $6$. I hope it is correct.", "$6$", Source.ANSWER_LINE),
+        ("**Final Answer:** 73", "73", Source.ANSWER_LINE),
+        ("**Final Answer**\n\n73", "73", Source.ANSWER_LINE),
+        ("The answer is not 7.", "not 7.", Source.ANSWER_LINE),
+        ("First 3, then 18 dollars remain.", "18", Source.LAST_VALUE),
+        ("She spends $5 and $7, in all $12.", "$12", Source.LAST_VALUE),
+        ("It weighs 1,000.99m²", "1,000.99", Source.LAST_VALUE),
+        ("That leaves -0.5 and 7 3/4 cups", "7 3/4", Source.LAST_VALUE),
+        (r"Therefore $x \geq 5$ is the solution.", r"x \geq 5", Source.LAST_VALUE),
+        (r"With 3 tries, \(\frac{1}{2}\) is left", r"\frac{1}{2}", Source.LAST_VALUE),
+    ],
+)
+def test_final_answer(completion: str, answer: str, source: Source) -> None:
+    found = final_answer(completion)
+    assert found is not None
+    assert (found.text, found.source) == (answer, source)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "",
+        "   \n ",
+        r"\boxed{}",
+        r"$\boxed{7$",
+        r"\boxed{7} and then \boxed{8",
+        "<think>It is 7",
+        r"<think>It is \boxed{7}</think>",
+        "<think>one</think> <think>7",
+        "####",
+        "I do not know, and so I give up on this long and winding question, which has kept me busy all day long. " * 3,
+    ],
+)
+def test_no_final_answer(completion: str) -> None:
+    assert final_answer(completion) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("18", "18"),
+        (" 18 \n", "18"),
+        (18, "18"),
+        (0.5, "0.5"),
+        ("She has 9 * 2 = <<9*2=18>>18\n#### 18", "18"),
+        ("She has 18\nA: 18", "18"),
+        (r"Then $x = \boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"$x^2 + 1$", r"$x^2 + 1$"),
+    ],
+)
+def test_reference_answer(answer: str | float, text: str) -> None:
+    assert reference_answer(answer) == text
+
+
+@pytest.mark.parametrize("answer", [None, True, ["18"]])
+def test_a_reference_of_another_type_is_refused(answer: object) -> None:
+    with pytest.raises(TypeError, match="expected a string or a number"):
+        reference_answer(answer)  # type: ignore[arg-type]

@@ -1,0 +1,129 @@
+"""No answer can freeze the verifier, and none makes the next verdict wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from rlvr.rewards.math import MathVerifier, math_answer, shared_verifier
+from rlvr.types import Outcome, Score
+
+DEADLINE_S = 1.0
+GRACE_S = 0.5
+
+REFUSED = [
+    r"9^{9^{9^9}}", r"9^{9^9}", r"2^{10^{10}}", r"10^{-99999999}", r"(10^9)!", "99999999!", "3!!!!",
+    r"\binom{10^9}{10^8}",
+    r"\sum_{k=1}^{100000000} k^2", "9" * 100_000, "(" * 5000 + "1" + ")" * 5000, r"\frac{1}{" * 300 + "1" + "}" * 300,
+    "{" * 24 + "7" + "}" * 24, r"(x+y+z+1)^{500}", "((2000!)^{9000})",
+    r"\left|" * 40 + "x" + r"\right|" * 40, "x=y=" * 200 + "1",
+]  # fmt: skip
+HOSTILE = [
+    *REFUSED, r"\prod_{k=1}^{999} k^{k^2}", r"\tan(10^{3000})", r"\int_0^{10} \sin(\cos(e^{x^2})) dx",
+    "1e99999999", "7^" * 40 + "7",
+    "1/" * 200 + "1", "a, " * 300, "1 or " * 190 + "2", r"\pm" * 300, r"\boxed{" * 20_000, "$" * 50_000,
+    r"\( " * 30_000,
+    "0." + r"\overline{" + "9" * 900 + "}", r"\text{" * 200, "1,000" * 180, "-" * 901 + "7", "√" * 900, "\\" * 999,
+]  # fmt: skip
+
+
+def short(text: str) -> str:
+    return f"{text[:24]}({len(text)})"
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[MathVerifier]:
+    verifier = MathVerifier(workers=1, deadline_s=DEADLINE_S)
+    verifier.warm_up()
+    yield verifier
+    verifier.close()
+
+
+def assert_next_verdicts_are_right(verifier: MathVerifier) -> None:
+    while (score := verifier.score_blocking(r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}")).value is None:
+        assert score.outcome is Outcome.TIMEOUT  # on a busy machine; asked again
+    assert score.value == 1.0
+    assert verifier.score_blocking(r"\boxed{8}", "7").value == 0.0
+
+
+@pytest.mark.parametrize("answer", HOSTILE, ids=short)
+@pytest.mark.parametrize("reference", ["7", "x^2+1"])
+def test_a_hostile_answer_is_over_by_its_deadline(verifier: MathVerifier, answer: str, reference: str) -> None:
+    for completion in (rf"\boxed{{{answer}}}", answer):
+        start = time.monotonic()
+        score = verifier.score_blocking(completion, reference)
+        assert time.monotonic() - start < DEADLINE_S + GRACE_S
+        assert score.value in (0.0, None)
+        assert score.outcome in (Outcome.SCORED, Outcome.TIMEOUT)
+    assert_next_verdicts_are_right(verifier)
+
+
+@pytest.mark.parametrize("answer", REFUSED, ids=short)
+def test_an_answer_too_costly_to_check_is_wrong(verifier: MathVerifier, answer: str) -> None:
+    score = verifier.score_blocking(rf"\boxed{{{answer}}}", "x^2+1")
+    assert (score.value, score.outcome) == (0.0, Outcome.SCORED)
+    assert "too costly" in score.detail
+
+
+def test_a_reference_too_costly_to_check_has_no_verdict(verifier: MathVerifier) -> None:
+    tower = r"9^{9^{9^9}}"
+    assert verifier.score_blocking(r"\boxed{3}", tower).outcome is Outcome.NO_VERDICT
+    assert verifier.score_blocking(rf"\boxed{{{tower}}}", tower).value == 1.0
+    assert verifier.score_blocking(r"\boxed{3}", "").outcome is Outcome.NO_VERDICT
+
+
+async def test_on_a_loop_hostile_answers_leave_the_others_alone() -> None:
+    verifier = MathVerifier(workers=2, deadline_s=DEADLINE_S)
+    await asyncio.to_thread(verifier.warm_up)
+    longest_pause = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_pause
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest_pause = max(longest_pause, time.monotonic() - before)
+
+    watcher = asyncio.create_task(watch())
+    hostile = [asyncio.create_task(verifier.score(rf"\boxed{{{answer}}}", "7")) for answer in HOSTILE]
+    right = [await verifier.score(rf"\boxed{{{n}}}", str(n)) for n in range(200)]
+    assert all(score.value == 1.0 for score in right)
+    assert all(score.value in (0.0, None) for score in await asyncio.gather(*hostile))
+    watcher.cancel()
+    assert longest_pause < 0.5, "the event loop stood still"
+    await asyncio.to_thread(assert_next_verdicts_are_right, verifier)
+    verifier.close()
+
+
+def test_in_a_thread_that_is_not_the_main_one() -> None:
+    scores: list[Score] = []
+
+    def judge() -> None:
+        scores.append(math_answer(r"\boxed{9^{9^{9^9}}}", "7"))
+        scores.append(math_answer(r"\boxed{x(x+1)}", "x^2+x"))
+        scores.append(asyncio.run(math_answer.function(r"\boxed{x(x+2)}", "x^2+2x")))
+
+    shared_verifier().warm_up()
+    thread = threading.Thread(target=judge)
+    thread.start()
+    thread.join(30)
+    assert [score.value for score in scores] == [0.0, 1.0, 1.0]
+    shared_verifier().close()
+
+
+def test_a_verdict_says_what_was_found() -> None:
+    assert math_answer(r"\boxed{9}", "7") == Score(0.0, parts={"correct": 0.0}, detail="boxed 9, expected 7")
+    assert math_answer(completion=r"\boxed{7}", answer=7).value == 1.0
+    assert math_answer("no idea", "7").value == 0.0
+    assert math_answer.is_async and math_answer.required == ["completion", "answer"]
+
+
+def test_a_timeout_is_not_a_wrong_answer() -> None:
+    verifier = MathVerifier(workers=1, deadline_s=0.001)
+    score = verifier.score_blocking(r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}")
+    assert (score.value, score.outcome) == (None, Outcome.TIMEOUT)
+    verifier.close()
