@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCaus
 from rlvr.demo.problems import Problem, Split, problems
 from rlvr.demo.warm_start import encode_prompts
 
-# The longest right answer has 41 tokens, its end of turn included.
+# The longest right answer has 40 tokens, its end of turn included.
 MAX_NEW_TOKENS = 44
 PROBLEMS_PER_BATCH = 32
 

@@ -110,7 +110,7 @@ def rows(split: Split, count: int, seed: int) -> list[dict[str, str]]:
 
 
 def write_jsonl(path: Path | str, split: Split, count: int, seed: int) -> None:
-    """Write `count` rows to a file that a config can name: `data.path` is the file, `data.prompt` is `question`.
+    """Write `count` rows to a file for a config's `data.path`; its `data.prompt` is then `question`.
 
     Folders on the way to the file are made.
     """
@@ -131,19 +131,24 @@ def oracle_trace(problem: Problem) -> str:
     return _trace(steps, count)
 
 
-# The weak author. He thinks in fewer than half of his traces, so that a greedy base does not think, and has
-# to find out that thinking pays. What he gets right by chance is what a sampled group can discover.
-THINKS = 0.45
+# The weak author. A greedy base does what he does more often than not: it thinks about the shorter stories,
+# guesses at the long ones, and has to find out that thinking pays there too. The distance of both shares from
+# one half keeps chance in the warm start from turning the greedy base to all thinking, or to none.
+LONG_STORY = 4  # changes
+THINKS_ABOUT_SHORT_STORY = 0.6
+THINKS_ABOUT_LONG_STORY = 0.4
 GUESSES_RIGHT = 0.1
 GUESS_IS_OFF_BY = 9
-# Below one half, so that a greedy base reads an unfamiliar verb the wrong way round.
-READS_UNFAMILIAR_VERB_RIGHT = 0.4
+# Below one half, so that a greedy base reads an unfamiliar verb the wrong way round; and not far below, because
+# RL has to turn each of these readings: at 0.4 it needs twice the steps.
+READS_UNFAMILIAR_VERB_RIGHT = 0.45
 SLIPS_IN_ARITHMETIC = 0.03
 
 
 def weak_trace(problem: Problem, rng: random.Random) -> str:
     """An answer of the weak author: right in form, often wrong in substance."""
-    if rng.random() < THINKS:
+    is_long = len(problem.changes) >= LONG_STORY
+    if rng.random() < (THINKS_ABOUT_LONG_STORY if is_long else THINKS_ABOUT_SHORT_STORY):
         return _weak_thought(problem, rng)
     return _trace([], _guess(int(problem.answer), rng))
 

@@ -1,7 +1,7 @@
 """The demo's tokenizer: byte-level BPE with 512 tokens, as a Hugging Face fast tokenizer.
 
 Its merges are learned from the word problems and a page of school English, so problems are short; its
-alphabet is the 256 bytes, so any other text can be encoded too, at about three characters a token or fewer.
+alphabet is the 256 bytes, so any other text can be encoded too, at about two characters of English a token.
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
         return Qwen3ForCausalLM(config)
 
 
-def train(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: WarmStart
-) -> Iterator[Progress]:
+def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterator[Progress]:
     """Train in place until the CPU seconds are spent, and yield after every step.
 
     The budget counts CPU time of this process, and the learning rate falls to zero over it: on a busy
@@ -159,9 +157,7 @@ def tree_batch(
             # The last token of the prompt predicts the first of every continuation.
             sources += [row_start + len(prompt) - 1, *range(row_start + begin, row_start + end - 1)]
             targets += continuation
-    return TreeBatch(
-        token_ids, _tree_mask(branch), position_ids, torch.tensor(sources), torch.tensor(targets)
-    )
+    return TreeBatch(token_ids, _tree_mask(branch), position_ids, torch.tensor(sources), torch.tensor(targets))
 
 
 def _tree_mask(branch: Tensor) -> Tensor:
