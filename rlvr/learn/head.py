@@ -22,7 +22,8 @@ def token_logprobs(
     `hidden` [N, H] and `weight` [V, H] are differentiated through the log-probabilities; `targets` [N] are ids
     below V. Both results are [N]; the entropy, in nats, carries no gradient. `chunk` is C, in tokens.
     """
-    logprobs, entropy = _ChunkedHead.apply(hidden, weight, targets, temperature, chunk)
+    with torch.autocast(hidden.device.type, enabled=False):
+        logprobs, entropy = _ChunkedHead.apply(hidden, weight, targets, temperature, chunk)
     return logprobs, entropy
 
 
@@ -38,10 +39,9 @@ class _ChunkedHead(torch.autograd.Function):
         for part in _chunks(len(targets), chunk):
             logits = _logits(hidden[part], weight, temperature, wide)
             log_normalizer[part] = logits.logsumexp(dim=-1)
-            logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - log_normalizer[part]
-            # H = log Z - sum_j p_j z_j
-            probabilities = (logits - log_normalizer[part, None]).exp_()
-            entropy[part] = log_normalizer[part] - torch.linalg.vecdot(probabilities, logits)
+            all_logprobs = logits.sub_(log_normalizer[part, None])
+            logprobs[part] = all_logprobs.gather(1, targets[part, None]).squeeze(1)
+            entropy[part] = -torch.linalg.vecdot(all_logprobs.exp(), all_logprobs)
         ctx.save_for_backward(hidden, weight, targets, log_normalizer)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy)

@@ -26,6 +26,8 @@ from rlvr.weight_transport import published_weights, rounded, torch_dtype
 
 ADAPTER = "default"
 FLASH = "flash_attention_2"
+# Tokens. Activations of a larger grid leave the cache: measured, a tiny model takes 1.4 times as long with 8192.
+FASTEST_GRID_ON_CPU = 1024
 
 
 class PolicyModel:
@@ -46,9 +48,11 @@ class PolicyModel:
         self.head = _plain_head(self.network)
         if config.learner.gradient_checkpointing:
             _checkpoint_activations(self.network)
+        budget = config.learner.token_budget
         self.plan = PackingPlan(
             layout=layout_for(self.network) if config.learner.layout == "auto" else Layout(config.learner.layout),
-            token_budget=config.learner.token_budget,
+            token_budget=budget,
+            grid_tokens=budget if self.device.type == "cuda" else min(budget, FASTEST_GRID_ON_CPU),
             long_lines=self.attention == FLASH,
             hidden_size=self.network.config.get_text_config().hidden_size,
         )

@@ -37,13 +37,15 @@ class Layout(StrEnum):
 class PackingPlan:
     """What decides the form of the grids.
 
-    `token_budget` bounds B * T. `long_lines` is for attention that skips what a line's rows do not see
+    `token_budget` bounds B * T, and the longest row. `grid_tokens` is where a grid stops growing, because a larger one
+    would not be faster. `long_lines` is for attention that skips what a line's rows do not see
     (flash attention): a line may then be as long as the budget. Otherwise lines stay about as long as the longest
     row, because dense attention costs T squared a line. `hidden_size` weighs that cost against the other layers'.
     """
 
     layout: Layout
     token_budget: int
+    grid_tokens: int
     long_lines: bool
     hidden_size: int
 
@@ -100,7 +102,7 @@ def pack(rows: Sequence[Row], plan: PackingPlan) -> Iterator[MicroBatch]:
         capacity = plan.token_budget
     lines = _lines(blocks, 0 if plan.layout is Layout.ALONE else capacity)
     first_token = [0, *accumulate(sum(row.trained) for row in rows)]
-    for part in _under_budget(lines, plan.token_budget):
+    for part in _grids(lines, plan.grid_tokens):
         yield _grid(rows, part, first_token, plan.layout)
 
 
@@ -175,11 +177,11 @@ def _lines(blocks: Sequence[Block], capacity: int) -> list[list[Block]]:
     return lines
 
 
-def _under_budget(lines: list[list[Block]], token_budget: int) -> Iterator[list[list[Block]]]:
-    """Lines of like length together, as many as the budget allows at the length of the longest."""
+def _grids(lines: list[list[Block]], grid_tokens: int) -> Iterator[list[list[Block]]]:
+    """Lines of like length together, as many as a grid holds at the length of the longest, and one at least."""
     lines = sorted(lines, key=_length, reverse=True)
     while lines:
-        count = max(1, token_budget // _length(lines[0]))
+        count = max(1, grid_tokens // _length(lines[0]))
         yield lines[:count]
         lines = lines[count:]
 

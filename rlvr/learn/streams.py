@@ -85,7 +85,7 @@ def scales(algorithm: Algorithm, row: Tensor, counted: Tensor, rows: int) -> Ten
     """n_t of each token, float64 [N]: its share of the loss by the algorithm's aggregation."""
     counted = counted.double()
     tokens_of_row = torch.zeros(rows, dtype=torch.double).index_add(0, row, counted)
-    counted_rows = (tokens_of_row > 0).sum().clamp(min=1)
+    counted_rows = (tokens_of_row > 0).sum().clamp(min=1).double()
     tokens_of_row = tokens_of_row.clamp(min=1)[row]
     match algorithm.aggregation:
         case Aggregation.TOKEN_MEAN:

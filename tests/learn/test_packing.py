@@ -1,0 +1,149 @@
+"""Rows in micro-batches: all there once, none seeing another, whatever the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from rlvr.learn.packing import Layout, PackingPlan, pack, rows_per_line
+from rlvr.types import Row
+
+from .conftest import FAMILIES, make_rows
+
+LAYOUTS = list(Layout)
+
+
+def plan(layout: Layout, budget: int = 200, long_lines: bool = False, grid: int | None = None) -> PackingPlan:
+    return PackingPlan(layout, budget, grid or budget, long_lines, hidden_size=32)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    layout=st.sampled_from(LAYOUTS),
+    budget=st.integers(30, 400),
+    long_lines=st.booleans(),
+    size=st.integers(1, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_trained_token_is_read_once_from_the_token_before_it(
+    seed: int, layout: Layout, budget: int, long_lines: bool, size: int
+) -> None:
+    rows = make_rows(seed, groups=3, size=size)
+    wanted = [(row, t) for row in rows for t, trained in enumerate(row.trained) if trained]
+    seen = []
+    for batch in pack(rows, plan(layout, budget, long_lines)):
+        assert batch.token_ids.numel() <= budget
+        ids, positions = batch.token_ids.flatten().tolist(), batch.position_ids.flatten().tolist()
+        for place, target, token in zip(
+            batch.read.tolist(), batch.targets.tolist(), batch.tokens.tolist(), strict=True
+        ):
+            row, t = wanted[token]
+            assert target == row.token_ids[t]
+            assert (ids[place], positions[place]) == (row.token_ids[t - 1], t - 1)
+            seen.append(token)
+    assert sorted(seen) == list(range(len(wanted)))
+
+
+@given(seed=st.integers(0, 10_000), budget=st.integers(30, 400), size=st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_the_mask_shows_a_token_its_own_row_and_nothing_else(seed: int, budget: int, size: int) -> None:
+    """Reading what the mask shows, in order of position, gives back the row up to the token."""
+    rows = make_rows(seed, groups=3, size=size)
+    wanted = [(row, t) for row in rows for t, trained in enumerate(row.trained) if trained]
+    for batch in pack(rows, plan(Layout.SHARED, budget)):
+        assert batch.mask is not None
+        width = batch.token_ids.shape[1]
+        for place, token in zip(batch.read.tolist(), batch.tokens.tolist(), strict=True):
+            line, column = divmod(place, width)
+            visible = batch.mask[line, 0, column].nonzero().flatten().tolist()
+            visible.sort(key=lambda c: int(batch.position_ids[line, c]))
+            row, t = wanted[token]
+            assert batch.token_ids[line, visible].tolist() == row.token_ids[:t]
+
+
+def test_a_common_prompt_is_stored_once() -> None:
+    prompt = list(range(2, 42))
+    rows = [
+        Row(0, [*prompt, 50 + i], [False] * 40 + [True], [0.0] * 41, [0.0] * 41, [0] * 41) for i in range(4)
+    ]
+    (batch,) = pack(rows, plan(Layout.SHARED))
+    assert batch.token_ids.tolist() == [[*prompt, 50, 51, 52, 53]]
+    assert batch.position_ids.tolist() == [[*range(40), 40, 40, 40, 40]]
+    assert batch.read.tolist() == [39, 39, 39, 39]
+
+
+def test_lines_are_short_for_dense_attention_and_long_for_flash() -> None:
+    rows = make_rows(groups=6)
+    longest = max(len(row) for row in rows)
+    for batch in pack(rows, plan(Layout.PACKED, budget=300)):
+        assert batch.token_ids.shape[1] <= longest
+    (*_, last) = batches = list(pack(rows, plan(Layout.PACKED, budget=300, long_lines=True)))
+    assert all(batch.token_ids.shape[0] == 1 for batch in [*batches, last])
+    assert batches[0].token_ids.shape[1] > 250
+
+
+def test_alone_is_one_row_a_line() -> None:
+    rows = make_rows()
+    lines = sum(batch.token_ids.shape[0] for batch in pack(rows, plan(Layout.ALONE)))
+    assert lines == len(rows)
+
+
+def test_sharing_a_line_pays_for_long_prompts_and_not_for_long_answers() -> None:
+    assert rows_per_line(prefix=1000, rest=50, group=8, hidden_size=1024, longest=8192) == 8
+    assert rows_per_line(prefix=10, rest=4000, group=8, hidden_size=128, longest=32768) == 1
+    assert rows_per_line(prefix=1000, rest=50, group=8, hidden_size=1024, longest=1150) == 3
+
+
+def test_a_row_longer_than_the_budget_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"row of group 0 has \d+ tokens, more than learner.token_budget=5"):
+        list(pack(make_rows(), plan(Layout.PACKED, budget=5)))
+
+
+def test_a_trained_first_token_is_refused() -> None:
+    (row,) = make_rows(groups=1, size=1)
+    row.trained[0] = True
+    with pytest.raises(ValueError, match="first token, which nothing comes before"):
+        list(pack([row], plan(Layout.PACKED)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("long_lines", [False, True])
+def test_transformers_keeps_packed_rows_apart(
+    checkpoint: Callable[[str], Path], family: str, layout: Layout, long_lines: bool
+) -> None:
+    """Also for grids of several lines, and rows that stand behind one another in them."""
+    if layout is Layout.SHARED and family == "mistral_windowed":
+        pytest.skip("an explicit mask would replace the window; the learner does not choose this layout here")
+    network = AutoModelForCausalLM.from_pretrained(checkpoint(family), attn_implementation="sdpa").eval()
+    rows = make_rows(groups=3)
+    alone = []
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row.token_ids])
+            logits = network(input_ids=ids, use_cache=False).logits[0]
+            alone += [logits[t - 1] for t, trained in enumerate(row.trained) if trained]
+        for batch in pack(rows, plan(layout, long_lines=long_lines)):
+            logits = network(
+                input_ids=batch.token_ids,
+                position_ids=batch.position_ids,
+                attention_mask=batch.mask,
+                use_cache=False,
+            ).logits.flatten(0, 1)[batch.read]
+            expected = torch.stack(alone)[batch.tokens]
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
+def test_budget_and_grid_size_are_separate_bounds() -> None:
+    rows = make_rows(groups=8)
+    small = replace(plan(Layout.ALONE, budget=2000), grid_tokens=100)
+    assert all(batch.token_ids.numel() <= 100 for batch in pack(rows, small))
+    one_row_a_grid = replace(small, grid_tokens=1)
+    assert len(list(pack(rows, one_row_a_grid))) == len(rows)
