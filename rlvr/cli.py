@@ -95,6 +95,14 @@ def doctor() -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Print every setting: type, default, range, and why."""
+    from rlvr.settings_page import settings_page
+
+    print(settings_page(), end="")
+
+
+@app.command()
 def submit(
     words: Words = None,
     address: Annotated[str, typer.Option(help="the cluster's job server")] = "http://127.0.0.1:8265",
