@@ -128,6 +128,14 @@ def read_groups(path: Path) -> list[Group]:
     return list(groups.values())
 
 
+def count_rollouts(path: Path) -> int:
+    """How many rows a file holds; only its footer is read. Raises RunFolderError."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
 def prompt_text(messages: Sequence[Message]) -> str:
     """A single user message as it is; a chat with each role before its text."""
     if len(messages) == 1 and messages[0]["role"] == "user":
@@ -217,8 +225,12 @@ def _read(path: Path, columns: list[str]) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise RunFolderError(f"{path} cannot be read as a log of rollouts: {error}") from None
+        raise _unreadable(path, error) from None
     return rows
+
+
+def _unreadable(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"{path} cannot be read as a log of rollouts: {error}")
 
 
 def _task(row: Mapping[str, Any]) -> Task:

@@ -86,7 +86,7 @@ def fake_group(
 
 
 def fake_trajectory(task: Task, answer: str, version: int, rng: random.Random) -> Trajectory:
-    """Bytes as tokens, sampled by the last versions before `version`, scored by comparing the last word."""
+    """Bytes as tokens, sampled by the last versions before `version`, scored by what stands in the box."""
     token_ids = list(answer.encode())
     truncated = rng.random() < 0.03
     oldest = max(0, version - 1 - rng.randint(0, MAX_STALENESS))
@@ -108,7 +108,7 @@ def fake_trajectory(task: Task, answer: str, version: int, rng: random.Random) -
 def _score(answer: str, target: str, truncated: bool, rng: random.Random) -> Score:
     if rng.random() < 0.01:
         return Score(None, Outcome.TIMEOUT, detail="math_answer: no answer in 10 s")
-    said = answer.split()[-1] if answer.split() else ""
+    said = answer.rpartition("\\boxed{")[2].removesuffix("}")
     right = float(not truncated and said == target)
     detail = f"said {said!r}, target {target!r}" + (", truncated" if truncated else "")
     return Score(right, parts={"math_answer": right, "format": float(not truncated)}, detail=detail)
