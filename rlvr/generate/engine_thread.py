@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
+from rlvr.generate.protocol import GeneratorStatus
+
 T = TypeVar("T")
 
 
@@ -67,6 +69,20 @@ class PhaseClock:
             running = {self._phase: time.perf_counter() - self._since}
             return {phase: spent + running.get(phase, 0.0) for phase, spent in self._seconds.items()}
 
+    def status(self, name: str, version: int, checksum: int, running: int, generated_tokens: int) -> GeneratorStatus:
+        """A generator's status, with the seconds of this clock."""
+        seconds = self.seconds()
+        return GeneratorStatus(
+            name=name,
+            version=version,
+            checksum=checksum,
+            running=running,
+            generated_tokens=generated_tokens,
+            busy_s=seconds[Phase.BUSY],
+            updating_s=seconds[Phase.UPDATING],
+            waiting_s=seconds[Phase.WAITING],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Command(Generic[T]):
@@ -108,7 +124,7 @@ class EngineThread:
 
     async def call(self, command: Callable[[], T], phase: Phase = Phase.BUSY) -> T:
         """The command's result, executed between two steps. Raises what it raises, or GeneratorFailed."""
-        return await self.request(lambda future: future.set_result(command()), phase)
+        return await self.request(_answering(command), phase)
 
     async def request(self, begin: Callable[[Future[T]], None], phase: Phase = Phase.BUSY) -> T:
         """Hand the engine a future, and wait until a step answers it. Raises what `begin` raises, what the engine
@@ -117,7 +133,7 @@ class EngineThread:
 
     def post(self, command: Callable[[], T]) -> None:
         """Execute a command between two steps; its caller does not wait, and after a failure it is dropped."""
-        self._put(lambda future: future.set_result(command()), Phase.BUSY)
+        self._put(_answering(command), Phase.BUSY)
 
     def _put(self, begin: Callable[[Future[T]], None], phase: Phase) -> Future[T]:
         future: Future[T] = Future()
@@ -175,3 +191,10 @@ class EngineThread:
             self._engine.fail(failure)
         while not self._commands.empty():
             self._commands.get().future.set_exception(failure)
+
+
+def _answering(command: Callable[[], T]) -> Callable[[Future[T]], None]:
+    def begin(future: Future[T]) -> None:
+        future.set_result(command())
+
+    return begin

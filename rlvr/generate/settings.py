@@ -1,10 +1,11 @@
-"""What an engine needs to know, picked out of a run's config."""
+"""What an engine needs to know, picked out of a run's config, and what it can be asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rlvr.config import Config, DType
+from rlvr.types import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,20 @@ def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> Engi
         tensor_parallel=generator.tensor_parallel,
         gpu_memory_share=generator.gpu_memory_share,
     )
+
+
+def check_request(request: GenerateRequest, max_tokens: int) -> None:
+    """Raises ValueError for what an engine would refuse, or answer with less than was asked for."""
+    where = f"request {request.id}"
+    if not request.prompt_ids:
+        raise ValueError(f"{where}: the prompt is empty")
+    if request.n < 1:
+        raise ValueError(f"{where}: n={request.n}, at least 1 is needed")
+    if request.sampling.max_new_tokens < 1:
+        raise ValueError(f"{where}: max_new_tokens={request.sampling.max_new_tokens}, at least 1 is needed")
+    total = len(request.prompt_ids) + request.sampling.max_new_tokens
+    if total > max_tokens:
+        raise ValueError(
+            f"{where}: {len(request.prompt_ids)} tokens of prompt and {request.sampling.max_new_tokens} new ones are "
+            f"{total}; the generator was started for {max_tokens} (data.max_prompt_tokens + sampling.max_new_tokens)"
+        )

@@ -14,16 +14,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from copy import copy
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rlvr.config import DType
 from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
 from rlvr.generate.protocol import GeneratorStatus
-from rlvr.generate.settings import EngineSettings
+from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
+from rlvr.generate.settings import EngineSettings, check_request
 from rlvr.generate.vllm_environment import apply_engine_environment
-from rlvr.generate.vllm_request import check_request, sampling_params, scoring_params
+from rlvr.generate.vllm_request import sampling_params, scoring_params
 from rlvr.types import Completion, FinishReason, GenerateRequest
 from rlvr.weight_transport import checksum, read_weights
 from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
@@ -84,16 +84,8 @@ class InProcessVLLM:
 
     async def status(self) -> GeneratorStatus:
         engine = self._started()
-        seconds = self._thread.clock.seconds()
-        return GeneratorStatus(
-            name=self._settings.name,
-            version=engine.version,
-            checksum=engine.checksum,
-            running=engine.running,
-            generated_tokens=engine.generated_tokens,
-            busy_s=seconds[Phase.BUSY],
-            updating_s=seconds[Phase.UPDATING],
-            waiting_s=seconds[Phase.WAITING],
+        return self._thread.clock.status(
+            self._settings.name, engine.version, engine.checksum, engine.running, engine.generated_tokens
         )
 
     async def close(self) -> None:
@@ -113,33 +105,6 @@ class InProcessVLLM:
 # -------------------------------------------------------------------- on the engine's thread
 
 
-@dataclass(slots=True)
-class _Group:
-    """A request in hand, and the caller who waits for it."""
-
-    future: Future[list[Completion]]
-    sequence_ids: list[str] = field(default_factory=list)
-    completions: list[Completion] = field(default_factory=list)
-    unfinished: int = 0
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """One of the `n` continuations of a request."""
-
-    request_id: str
-    completion: Completion
-
-
-@dataclass(slots=True)
-class _Held:
-    """All that the engine has in hand, by id."""
-
-    groups: dict[str, _Group] = field(default_factory=dict)
-    sequences: dict[str, _Sequence] = field(default_factory=dict)
-    scorings: dict[str, Future[list[float]]] = field(default_factory=dict)
-
-
 class _Engine:
     """vLLM's engine and the requests in its hands. Used on one thread, but for reading the counters."""
 
@@ -148,7 +113,9 @@ class _Engine:
         self._core = self._vllm.engine_core
         self._tasks = self._vllm.get_supported_tasks()
         self._settings = settings
-        self._held = _Held()
+        self._requests = RequestsInHand()
+        self._sequences: dict[str, tuple[RequestInHand, int]] = {}  # by the number that vLLM knows them by
+        self._scorings: dict[str, Future[list[float]]] = {}
         self._numbers = itertools.count()
         self._adapter: Any = None
         self.version = 0
@@ -157,43 +124,37 @@ class _Engine:
 
     @property
     def running(self) -> int:
-        return len(self._held.sequences) + len(self._held.scorings)
+        return len(self._sequences) + len(self._scorings)
 
     # ---------------------------------------------------------------- requests
 
     def add(self, request: GenerateRequest, future: Future[list[Completion]]) -> None:
-        if request.id in self._held.groups:
-            raise ValueError(f"request {request.id}: this id is in hand already")
-        group = _Group(future)
         first = self._core_request(list(request.prompt_ids), sampling_params(request.sampling))
+        held = self._requests.add(request, future)
         for index in range(request.n):
             one = copy(first)
             one.request_id = str(next(self._numbers))
             if request.sampling.seed is not None:
                 one.sampling_params = sampling_params(request.sampling, index)
-            completion = Completion([], [], [], FinishReason.ABORT)
-            self._held.sequences[one.request_id] = _Sequence(request.id, completion)
-            group.sequence_ids.append(one.request_id)
-            group.completions.append(completion)
+            self._sequences[one.request_id] = (held, index)
             self._core.add_request(one)
-        group.unfinished = request.n
-        self._held.groups[request.id] = group
 
     def add_scoring(self, token_ids: list[int], future: Future[list[float]]) -> None:
         if len(token_ids) < 2:
             raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
         request = self._core_request(token_ids, scoring_params())
-        self._held.scorings[request.request_id] = future
+        self._scorings[request.request_id] = future
         self._core.add_request(request)
 
     def abort(self, request_id: str) -> None:
         """Take a request back and answer it with what it has. Nothing happens if it is not in hand."""
-        group = self._held.groups.pop(request_id, None)
-        if group is None:
+        held = self._requests.abort(request_id)
+        if held is None:
             return
-        unfinished = [i for i in group.sequence_ids if self._held.sequences.pop(i, None) is not None]
-        self._core.abort_requests(unfinished)
-        group.future.set_result(group.completions)
+        numbers = [number for number, (owner, _) in self._sequences.items() if owner is held]
+        for number in numbers:
+            del self._sequences[number]
+        self._core.abort_requests(numbers)
 
     def _core_request(self, token_ids: list[int], params: SamplingParams) -> EngineCoreRequest:
         """A request in the engine's own form, checked, with a number of its own."""
@@ -206,27 +167,25 @@ class _Engine:
     # ---------------------------------------------------------------- stepping
 
     def has_work(self) -> bool:
-        return bool(self._held.sequences or self._held.scorings)
+        return bool(self._sequences or self._scorings)
 
     def step(self) -> None:
         """All tokens of one step were sampled by the version held now: nothing is loaded within a step."""
         for output in self._core.get_output().outputs:
-            sequence = self._held.sequences.get(output.request_id)
+            sequence = self._sequences.get(output.request_id)
             if sequence is not None:
-                self._extend(sequence, output)
-            elif output.request_id in self._held.scorings:
+                self._extend(*sequence, output)
+            elif output.request_id in self._scorings:
                 self._answer_scoring(output)
             # Otherwise the request was aborted in the step before.
 
     def fail(self, error: GeneratorFailed) -> None:
-        for group in self._held.groups.values():
-            group.future.set_exception(error)
-        for future in self._held.scorings.values():
+        self._requests.fail(error)
+        for future in self._scorings.values():
             future.set_exception(error)
-        self._held = _Held()
 
-    def _extend(self, sequence: _Sequence, output: EngineCoreOutput) -> None:
-        completion = sequence.completion
+    def _extend(self, held: RequestInHand, index: int, output: EngineCoreOutput) -> None:
+        completion = held.completions[index]
         count = len(output.new_token_ids)
         if count:
             completion.token_ids += output.new_token_ids
@@ -234,18 +193,13 @@ class _Engine:
             completion.versions += [self.version] * count
             self.generated_tokens += count
         if output.finish_reason is not None:
-            completion.finish = _finish_reason(output)
-            del self._held.sequences[output.request_id]
-            group = self._held.groups[sequence.request_id]
-            group.unfinished -= 1
-            if group.unfinished == 0:
-                del self._held.groups[sequence.request_id]
-                group.future.set_result(group.completions)
+            del self._sequences[output.request_id]
+            self._requests.finish(held, index, _finish_reason(output))
 
     def _answer_scoring(self, output: EngineCoreOutput) -> None:
         prompt = output.new_prompt_logprobs_tensors
         if prompt is not None:
-            self._held.scorings.pop(output.request_id).set_result(prompt.logprobs[:, 0].tolist())
+            self._scorings.pop(output.request_id).set_result(prompt.logprobs[:, 0].tolist())
 
     # ---------------------------------------------------------------- weights
 
@@ -289,12 +243,14 @@ def _finish_reason(output: EngineCoreOutput) -> FinishReason:
 def _build_engine(settings: EngineSettings) -> LLMEngine:
     apply_engine_environment(settings.model)
     _import_vllm()
+    from vllm import envs
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from rlvr.generate import vllm_cpu
 
     vllm_cpu.patch()
+    envs.disable_envs_cache()  # an engine before this one may have been of a model with another environment
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=settings.model,

@@ -1,30 +1,13 @@
-"""From our requests to vLLM's, and the checks that both of its forms share."""
+"""From our sampling settings to vLLM's."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlvr.types import GenerateRequest, Sampling
+from rlvr.types import Sampling
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-
-
-def check_request(request: GenerateRequest, max_tokens: int) -> None:
-    """Raises ValueError for what an engine would refuse, or answer with less than was asked for."""
-    where = f"request {request.id}"
-    if not request.prompt_ids:
-        raise ValueError(f"{where}: the prompt is empty")
-    if request.n < 1:
-        raise ValueError(f"{where}: n={request.n}, at least 1 is needed")
-    if request.sampling.max_new_tokens < 1:
-        raise ValueError(f"{where}: max_new_tokens={request.sampling.max_new_tokens}, at least 1 is needed")
-    total = len(request.prompt_ids) + request.sampling.max_new_tokens
-    if total > max_tokens:
-        raise ValueError(
-            f"{where}: {len(request.prompt_ids)} tokens of prompt and {request.sampling.max_new_tokens} new ones are "
-            f"{total}; the generator was started for {max_tokens} (data.max_prompt_tokens + sampling.max_new_tokens)"
-        )
 
 
 def sampling_params(sampling: Sampling, index: int = 0) -> SamplingParams:

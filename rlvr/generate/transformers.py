@@ -1,0 +1,263 @@
+"""A generator on plain transformers, for machines without vLLM and for tests: slower, and easy to follow.
+
+Sequences run in batches with left padding and a shared cache of keys and values. Requests that arrive while a
+batch runs join the next one. New weights are loaded between two tokens of a running batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
+from rlvr.generate.protocol import GeneratorStatus
+from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
+from rlvr.generate.sampling import draw, processed_logprobs
+from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.transformers_weights import LoadedModel
+from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling
+from rlvr.weight_transport import read_weights
+from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+
+class TransformersGenerator:
+    """The generator protocol on a transformers model. All model work runs on one thread."""
+
+    def __init__(self, settings: EngineSettings, device: str = "cpu") -> None:
+        self._settings = settings
+        self._device = torch.device(device)
+        self._thread = EngineThread(settings.name)
+        self._engine: _Engine | None = None
+
+    async def start(self) -> GeneratorStatus:
+        await self._thread.start(self._load)
+        return await self.status()
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        check_request(request, self._settings.max_tokens)
+        engine = self._started()
+        try:
+            return await self._thread.request(lambda future: engine.add(request, future))
+        except asyncio.CancelledError:
+            self._thread.post(lambda: engine.abort(request.id))
+            raise
+
+    async def abort(self, request_id: str) -> None:
+        engine = self._started()
+        await self._thread.call(lambda: engine.abort(request_id))
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        engine = self._started()
+        return await self._thread.call(lambda: engine.score(list(token_ids)))
+
+    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
+        engine = self._started()
+        weights = await asyncio.to_thread(read_weights, update.source)
+
+        def load() -> float:
+            started = time.perf_counter()
+            engine.load(update, weights)
+            return time.perf_counter() - started
+
+        stall_s = await self._thread.call(load, Phase.UPDATING)
+        return WeightReceipt(self._settings.name, engine.version, engine.checksum, stall_s)
+
+    async def status(self) -> GeneratorStatus:
+        engine = self._started()
+        return self._thread.clock.status(
+            self._settings.name, engine.version, engine.checksum, engine.running, engine.generated_tokens
+        )
+
+    async def close(self) -> None:
+        await self._thread.close()
+        self._engine = None
+
+    def _load(self) -> _Engine:
+        self._engine = _Engine(self._settings, self._device)
+        return self._engine
+
+    def _started(self) -> _Engine:
+        if self._engine is None:
+            raise RuntimeError(f"{self._settings.name}: not running; `start` comes first and `close` last")
+        return self._engine
+
+
+# -------------------------------------------------------------------- on the engine's thread
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One continuation in hand."""
+
+    held: RequestInHand
+    index: int
+    generator: torch.Generator | None
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.held.request.sampling
+
+    @property
+    def completion(self) -> Completion:
+        return self.held.completions[self.index]
+
+    @property
+    def unfinished(self) -> bool:
+        return self.index in self.held.unfinished
+
+    def tokens(self) -> list[int]:
+        return [*self.held.request.prompt_ids, *self.completion.token_ids]
+
+
+class _Engine:
+    """The model, the running batch and the sequences that wait for the next. Used on one thread."""
+
+    def __init__(self, settings: EngineSettings, device: torch.device) -> None:
+        torch.manual_seed(settings.seed)
+        self._model = LoadedModel(settings.model, settings.dtype, device)
+        self._settings = settings
+        self._requests = RequestsInHand()
+        self._waiting: deque[_Sequence] = deque()
+        self._batch: _Batch | None = None
+        self.version = 0
+        self.checksum = self._model.checksum(settings.dtype)
+        self.generated_tokens = 0
+
+    @property
+    def running(self) -> int:
+        return self._requests.sequences
+
+    def add(self, request: GenerateRequest, future: Future[list[Completion]]) -> None:
+        held = self._requests.add(request, future)
+        seed = request.sampling.seed
+        for index in range(request.n):
+            generator = None if seed is None else torch.Generator().manual_seed(seed + index)
+            self._waiting.append(_Sequence(held, index, generator))
+
+    def abort(self, request_id: str) -> None:
+        held = self._requests.abort(request_id)
+        if held is not None:
+            held.unfinished.clear()  # the batch drops its rows at the next step
+
+    def fail(self, error: GeneratorFailed) -> None:
+        self._requests.fail(error)
+
+    def has_work(self) -> bool:
+        return bool(self._waiting) or self._batch is not None
+
+    def step(self) -> None:
+        if self._batch is not None and not self._batch.drop_finished():
+            self._batch = None
+        if self._batch is None:
+            self._batch = self._next_batch()
+        if self._batch is None:
+            return
+        tokens, logprobs = self._batch.continue_by_one(self._model.model)
+        for sequence, token, logprob in zip(self._batch.rows, tokens, logprobs, strict=True):
+            if sequence.unfinished:
+                self._extend(sequence, token, logprob)
+
+    def _next_batch(self) -> _Batch | None:
+        rows: list[_Sequence] = []
+        while self._waiting and len(rows) < self._settings.max_sequences:
+            sequence = self._waiting.popleft()
+            if sequence.unfinished:  # not aborted while it waited
+                rows.append(sequence)
+        return _Batch(rows, self._model.device) if rows else None
+
+    def _extend(self, sequence: _Sequence, token: int, logprob: float) -> None:
+        completion = sequence.completion
+        completion.token_ids.append(token)
+        completion.logprobs.append(logprob)
+        completion.versions.append(self.version)
+        self.generated_tokens += 1
+        if token in sequence.sampling.stop_token_ids:
+            self._requests.finish(sequence.held, sequence.index, FinishReason.STOP)
+        elif len(completion.token_ids) == sequence.sampling.max_new_tokens:
+            self._requests.finish(sequence.held, sequence.index, FinishReason.LENGTH)
+
+    @torch.inference_mode()
+    def score(self, token_ids: list[int]) -> list[float]:
+        if len(token_ids) < 2:
+            raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
+        ids = torch.tensor([token_ids], device=self._model.device)
+        logprobs = self._model.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        scores: list[float] = logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        return scores
+
+    def load(self, update: WeightUpdate, weights: dict[str, torch.Tensor]) -> None:
+        if isinstance(update.source, AdapterFolder):
+            self._model.load_adapter(update.source.path, weights)
+            self.checksum = self._model.adapter_checksum(update.dtype)
+        else:
+            self._model.load(weights)
+            self.checksum = self._model.checksum(update.dtype)
+        self.version = update.version
+        if self._batch is not None and self._settings.recompute_kv:
+            self._batch.forget_cache()
+
+
+class _Batch:
+    """Sequences that run together. Rows are padded on the left, so that all end at the same place."""
+
+    def __init__(self, rows: list[_Sequence], device: torch.device) -> None:
+        self.rows = rows
+        self._device = device
+        self._cache: DynamicCache | None = None
+        self._mask = torch.empty(0)  # (rows, tokens so far); 0 is padding
+
+    def forget_cache(self) -> None:
+        """Keys and values are computed again, from all tokens, at the next step."""
+        self._cache = None
+
+    def drop_finished(self) -> bool:
+        """Leave finished rows out, once a quarter is: each time copies the cache. False when none is left."""
+        keep = [row for row, sequence in enumerate(self.rows) if sequence.unfinished]
+        if len(keep) <= 0.75 * len(self.rows):
+            self.rows = [self.rows[row] for row in keep]
+            if keep and self._cache is not None:
+                index = torch.tensor(keep, device=self._device)
+                self._mask = self._mask[index]
+                self._cache.batch_select_indices(index)
+        return bool(keep)
+
+    @torch.inference_mode()
+    def continue_by_one(self, model: Any) -> tuple[list[int], list[float]]:
+        """A token of each row, and its log-probability."""
+        if self._cache is None:
+            ids = self._start_cache(model)
+        else:
+            ids = torch.tensor([[s.completion.token_ids[-1]] for s in self.rows], device=self._device)
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], 1)
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits = model(
+            input_ids=ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        samplings = [s.sampling for s in self.rows]
+        logprobs = processed_logprobs(logits, samplings)
+        tokens = draw(logprobs, samplings, [s.generator for s in self.rows])
+        return tokens.tolist(), logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
+
+    def _start_cache(self, model: Any) -> torch.Tensor:
+        from transformers import DynamicCache
+
+        texts = [s.tokens() for s in self.rows]
+        longest = max(len(text) for text in texts)
+        self._mask = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in texts], device=self._device)
+        self._cache = DynamicCache(config=model.config)
+        return torch.tensor([[0] * (longest - len(t)) + t for t in texts], device=self._device)

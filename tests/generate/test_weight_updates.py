@@ -1,0 +1,205 @@
+"""New weights in flight: every generator says what it holds, and every token which version sampled it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from rlvr.config import DType
+from rlvr.types import Completion, GenerateRequest, Sampling
+from rlvr.weight_transport import pack, publish_file, published_weights, unpack
+from rlvr.weights import SharedFile, WeightUpdate
+from tests.generate import tiny_models
+from tests.generate.conftest import ENGINES, Subject, make, settings_for
+
+PROMPT = (5, 17, 400, 31, 8)
+BOUND = 1e-4
+
+
+def independent_checksum(model: PreTrainedModel) -> int:
+    """Bit patterns added up one tensor at a time in numpy, in Python's unbounded integers."""
+    names = model.state_dict()
+    tied = names.pop("lm_head.weight") if model.config.tie_word_embeddings else None
+    assert tied is None or tied.data_ptr() == names["model.embed_tokens.weight"].data_ptr()
+    return sum(int(np.sum(t.numpy().view(np.int32), dtype=np.int64)) for t in names.values()) % 2**64
+
+
+def difference(model: PreTrainedModel, prompt: tuple[int, ...], completion: Completion) -> torch.Tensor:
+    return (torch.tensor(completion.logprobs) - tiny_models.logprobs(model, prompt, completion.token_ids)).abs()
+
+
+async def test_the_receipt_names_what_is_held(subject: Subject) -> None:
+    tiny_models.perturb(subject.model, seed=1)
+    update = subject.publish()
+    receipt = await subject.generator.update_weights(update)
+    assert receipt.version == update.version == (await subject.generator.status()).version
+    assert receipt.checksum == update.checksum == independent_checksum(subject.model)
+    assert receipt.checksum == (await subject.generator.status()).checksum
+    assert 0 < receipt.stall_s < 5
+
+
+async def test_a_checksum_that_was_not_sent_is_visible(subject: Subject) -> None:
+    """What is answered comes from what is loaded: one flipped bit in the file shows."""
+    update = subject.publish()
+    assert isinstance(update.source, SharedFile)
+    weights = published_weights(subject.model)
+    name = next(iter(weights))
+    weights[name] = weights[name].clone()
+    weights[name].view(torch.int32).view(-1)[3] ^= 1
+    bad = publish_file(subject.folder, update.version, weights, DType.FLOAT32)
+    receipt = await subject.generator.update_weights(
+        WeightUpdate(update.version, update.checksum, bad.source, DType.FLOAT32)
+    )
+    assert receipt.checksum != update.checksum
+    assert abs(receipt.checksum - update.checksum) in (1, 2**64 - 1)
+
+
+async def test_new_weights_are_exact_for_new_requests(subject: Subject) -> None:
+    before = await subject.generate(PROMPT, Sampling(10, temperature=0.0))
+    tiny_models.perturb(subject.model, seed=2)
+    await subject.update()
+    after = await subject.generate(PROMPT, Sampling(30))
+    assert after[0].versions == [subject.version] * 30
+    assert difference(subject.model, PROMPT, after[0]).max() < BOUND
+    assert difference(subject.model, PROMPT, before[0]).max() > 0.01  # it was another policy
+
+
+async def test_a_running_sequence_goes_on_under_the_new_weights(subject: Subject) -> None:
+    old = copy.deepcopy(subject.model)
+    request = asyncio.create_task(subject.generate(PROMPT, Sampling(300)))
+    first = subject.version
+    await asyncio.sleep(0.15)
+    tiny_models.perturb(subject.model, seed=3)
+    await subject.update()
+    (completion,) = await request
+    switch = completion.versions.index(subject.version)
+    assert 0 < switch < 300
+    assert completion.versions == [first] * switch + [subject.version] * (300 - switch)
+    assert difference(old, PROMPT, completion)[:switch].max() < BOUND
+    assert difference(subject.model, PROMPT, completion)[switch:].max() < BOUND
+
+
+async def test_weights_that_are_gone_are_an_error_and_change_nothing(subject: Subject) -> None:
+    held = await subject.generator.status()
+    gone = WeightUpdate(99, 0, SharedFile(subject.folder / "version-00000099.safetensors"), DType.FLOAT32)
+    with pytest.raises(FileNotFoundError, match="version-00000099"):
+        await subject.generator.update_weights(gone)
+    assert (await subject.generator.status()).checksum == held.checksum
+
+
+async def test_many_updates_under_load(subject: Subject) -> None:
+    """150 requests, some aborted, versions arriving all the time: every token matches transformers at the version
+    that it names."""
+    rng = random.Random(0)
+    models = {subject.version: copy.deepcopy(subject.model)}
+    answers: list[tuple[tuple[int, ...], Completion]] = []
+
+    async def ask(i: int) -> None:
+        prompt = tuple(rng.choices(range(3, tiny_models.VOCABULARY), k=rng.randrange(3, 140)))
+        name = subject.name()
+        asked = asyncio.create_task(
+            subject.generator.generate(GenerateRequest(name, prompt, 1 + i % 2, Sampling(rng.randrange(20, 100))))
+        )
+        if i % 7 == 0:
+            await asyncio.sleep(rng.uniform(0.05, 1.0))
+            await subject.generator.abort(name)
+        answers.extend((prompt, completion) for completion in await asked)
+
+    asking = [asyncio.create_task(ask(i)) for i in range(150)]
+    while not all(task.done() for task in asking):
+        await asyncio.sleep(0.1)
+        tiny_models.perturb(subject.model, seed=10 + subject.version, scale=0.2)
+        receipt = await asyncio.wait_for(subject.update(), 30)
+        models[receipt.version] = copy.deepcopy(subject.model)
+    await asyncio.gather(*asking)
+
+    assert len(answers) == 225
+    assert sum(len(set(c.versions)) > 1 for _, c in answers) > 20
+    worst = 0.0
+    for prompt, completion in answers:
+        for version in set(completion.versions):
+            of_version = torch.tensor(completion.versions) == version
+            worst = max(worst, difference(models[version], prompt, completion)[of_version].max().item())
+    assert worst < BOUND
+    assert (await subject.generator.status()).running == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(tiny_models.qwen3_moe(), id="qwen3_moe"),
+        pytest.param(tiny_models.deepseek_v3(kv_lora_rank=64, rope_dimensions=32), id="deepseek_v3_small"),
+        pytest.param(tiny_models.deepseek_v3(kv_lora_rank=512, rope_dimensions=64), id="deepseek_v3"),
+    ],
+)
+async def test_other_families_are_exact_before_and_after_an_update(
+    engine: str, config: PretrainedConfig, tmp_path: Path
+) -> None:
+    model = tiny_models.save(config, tmp_path / "model")
+    generator = make(engine, settings_for(tmp_path / "model"))
+    started = await generator.start()
+    subject = Subject(generator, model, tmp_path, tmp_path / "model")
+    try:
+        assert started.version == 0
+        for step in range(3):
+            if step:
+                tiny_models.perturb(model, seed=step)
+            update = subject.publish()
+            if step == 0:
+                assert started.checksum == update.checksum
+            else:
+                assert (await generator.update_weights(update)).checksum == update.checksum
+            for completion in await subject.generate(PROMPT, Sampling(30), n=4):
+                assert difference(model, PROMPT, completion).max() < BOUND
+    finally:
+        await generator.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_bfloat16_holds_what_was_published_and_is_close(engine: str, tmp_path: Path) -> None:
+    """In bfloat16 the weights are exact still, and log-probabilities differ by the rounding of activations."""
+    model = tiny_models.save(tiny_models.qwen3(), tmp_path / "model")
+    generator = make(engine, settings_for(tmp_path / "model", DType.BFLOAT16))
+    await generator.start()
+    subject = Subject(generator, model, tmp_path, tmp_path / "model")
+    try:
+        tiny_models.perturb(model, seed=1)
+        update = subject.publish(DType.BFLOAT16)
+        assert (await generator.update_weights(update)).checksum == update.checksum
+        model.to(torch.bfloat16).to(torch.float32)  # the same rounding of weights
+        completions = await subject.generate(PROMPT, Sampling(40), n=8)
+        differences = torch.cat([difference(model, PROMPT, c) for c in completions])
+        assert 1e-6 < differences.mean() < 0.05
+    finally:
+        await generator.close()
+
+
+def test_packing_is_exact_and_aligned() -> None:
+    weights = {
+        "a": torch.randn(3, 5),
+        "b": torch.randn(7).bfloat16(),
+        "empty": torch.empty(0, 4),
+        "transposed": torch.randn(4, 6).t(),
+        "count": torch.tensor(3),
+    }
+    buffer, layout = pack(weights)
+    assert all(place.offset % 64 == 0 for place in layout)
+    unpacked = unpack(buffer, layout)
+    assert unpacked.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert unpacked[name].dtype == tensor.dtype
+        assert torch.equal(unpacked[name], tensor)
+
+
+def test_only_the_newest_version_stays_in_memory(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        publish_file(tmp_path, version, {"w": torch.ones(3)}, DType.FLOAT32)
+    assert [path.name for path in tmp_path.iterdir()] == ["version-00000003.safetensors"]
