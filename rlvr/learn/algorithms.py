@@ -128,14 +128,10 @@ def preset(name: str, max_staleness: int, longest_answer: int) -> Algorithm:
         case "cispo":  # arXiv 2506.13585; no lower bound
             return algorithm(group_std, CISPO(1.0, 4.0), Aggregation.TOKEN_MEAN)
         case "rloo":  # arXiv 2402.14740; its kernel has no ratio, so no anchor is computed
-            return algorithm(
-                rloo, Reinforce(), Aggregation.SEQUENCE_MEAN_TOKEN_SUM, anchor=Anchor.ROLLOUT
-            )
+            return algorithm(rloo, Reinforce(), Aggregation.SEQUENCE_MEAN_TOKEN_SUM, anchor=Anchor.ROLLOUT)
         case "dis":  # double-sided importance sampling, GLM-5 (arXiv 2602.15763)
             return algorithm(group_mean, Band(0.7, 6.0), Aggregation.TOKEN_MEAN, anchor=Anchor.ROLLOUT)
-    raise ValueError(
-        f"algorithm.preset={name!r} is not known; choose dis, grpo, dr_grpo, dapo, gspo, cispo or rloo"
-    )
+    raise ValueError(f"algorithm.preset={name!r} is not known; choose dis, grpo, dr_grpo, dapo, gspo, cispo or rloo")
 
 
 def algorithm_from(config: AlgorithmConfig, max_staleness: int, max_new_tokens: int) -> Algorithm:

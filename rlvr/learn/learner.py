@@ -162,9 +162,7 @@ class Learner:
             loss, part = policy_loss(self.algorithm, logprobs, entropy, tokens.select(batch.tokens))
             loss.backward()
             sums.add(part)
-        return float(
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm)
-        )
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm))
 
     def _update(self, rate: float) -> None:
         set_learning_rate(self.optimizer, rate)

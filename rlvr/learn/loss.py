@@ -112,9 +112,7 @@ def mean_of_row(values: Tensor, row: Tensor) -> Tensor:
     return (zeros.index_add(0, place, values) / zeros.index_add(0, place, torch.ones_like(values)))[place]
 
 
-def _sums(
-    loss: Tensor, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams, weights: TokenWeights
-) -> LossSums:
+def _sums(loss: Tensor, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams, weights: TokenWeights) -> LossSums:
     keep = weights.keep
     log_ratio = clamped(logprobs - tokens.sampler_logprobs)[keep].double()
     ratio = log_ratio.exp()

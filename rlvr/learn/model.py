@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -193,14 +192,20 @@ def _checkpoint_activations(network: PreTrainedModel) -> None:
 
 
 def _merged(network: PreTrainedModel) -> dict[str, Tensor]:
-    """The state of the network as if it never had adapters: base weights plus what the adapters add."""
-    adapted: dict[str, Any] = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
+    """The state of the network as if it never had adapters: base weights plus what the adapters add.
+
+    Not by merging in place and back: in floating point that would leave the base another one than before.
+    """
+    adapted: dict[Tensor, LoraLayer] = {}
+    for module in network.modules():
+        if isinstance(module, ParamWrapper):  # of the experts of a layer, which are one tensor
+            adapted[module.get_param()] = module
+        elif isinstance(module, LoraLayer):
+            adapted[module.get_base_layer().weight] = module
     state = {}
-    for name, tensor in network.state_dict().items():
-        if ".lora_" in name:
-            continue
-        owner, _, parameter = name.replace(".base_layer.", ".").rpartition(".")
-        if parameter == "weight" and owner in adapted:
-            tensor = tensor + adapted[owner].get_delta_weight(ADAPTER)
-        state[f"{owner}.{parameter}"] = tensor
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        parts = [part for part in name.split(".") if part != "base_layer"]
+        if not any(part.startswith("lora_") for part in parts):
+            layer = adapted.get(tensor)
+            state[".".join(parts)] = tensor if layer is None else tensor + layer.get_delta_weight(ADAPTER)
     return state

@@ -126,7 +126,7 @@ def test_a_model_that_scales_its_logits_is_refused(config: MakeConfig) -> None:
 
 
 def test_settings_that_cannot_be_are_refused(config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match="model.dtype=float16 needs loss scaling"):
+    with pytest.raises(ValueError, match="=float16 needs loss scaling"):
         Learner(config(model={"dtype": "float16"})).start()
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
@@ -153,9 +153,7 @@ def gradient(model: PolicyModel, rows: list[Row], preset_config: Config, **plan:
 @pytest.mark.parametrize("aggregation", list(Aggregation))
 @pytest.mark.parametrize("lora", [False, True])
 def test_loss_and_gradient_do_not_depend_on_the_cut(config: MakeConfig, aggregation: Aggregation, lora: bool) -> None:
-    settings = config(
-        "llama", algorithm={"preset": "gspo", "aggregation": aggregation}, model=LORA if lora else {}
-    )
+    settings = config("llama", algorithm={"preset": "gspo", "aggregation": aggregation}, model=LORA if lora else {})
     model = PolicyModel(settings)
     if lora:  # B starts at zero, where the gradient of A vanishes
         torch.manual_seed(1)
@@ -196,7 +194,10 @@ def test_training_makes_good_answers_likelier_and_bad_ones_less_likely(config: M
     before = [sum(row.sampler_logprobs) for row in rows]
     for _ in range(3):
         report = learner.train(rows)
-    masked = [[lp if t else 0.0 for lp, t in zip(r, row.trained, strict=True)] for r, row in zip(learner.logprobs(rows), rows, strict=True)]
+    masked = [
+        [lp if t else 0.0 for lp, t in zip(r, row.trained, strict=True)]
+        for r, row in zip(learner.logprobs(rows), rows, strict=True)
+    ]
     change = [sum(logprobs) - old for logprobs, old in zip(masked, before, strict=True)]
     assert change[0] > 0 > change[1] and change[2] > 0 > change[3]
     assert report.version == learner.version == 3

@@ -81,12 +81,12 @@ def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor
 
 def grpo(b: Batch) -> Tensor:
     ratios = b.per_answer((b.logprobs() - b.proximal).exp())
-    return sum(clipped(r, a, 0.2, 0.2).mean() for r, a in zip(ratios, b.advantage)) / 4
+    return sum(clipped(r, a, 0.2, 0.2).mean() for r, a in zip(ratios, b.advantage, strict=True)) / 4
 
 
 def dr_grpo(b: Batch) -> Tensor:
     ratios = b.per_answer((b.logprobs() - b.proximal).exp())
-    return sum(clipped(r, a, 0.2, 0.2).sum() / LONGEST for r, a in zip(ratios, b.advantage)) / 4
+    return sum(clipped(r, a, 0.2, 0.2).sum() / LONGEST for r, a in zip(ratios, b.advantage, strict=True)) / 4
 
 
 def dapo(b: Batch) -> Tensor:
@@ -98,7 +98,7 @@ def gspo(b: Batch) -> Tensor:
     # s_i = (pi(y) / pi_old(y)) ** (1 / |y|)
     totals = b.per_answer(b.logprobs() - b.proximal)
     ratios = [(total.sum() / len(total)).exp() for total in totals]
-    return sum(clipped(s, a, 3e-4, 4e-4) for s, a in zip(ratios, b.advantage)) / 4
+    return sum(clipped(s, a, 3e-4, 4e-4) for s, a in zip(ratios, b.advantage, strict=True)) / 4
 
 
 def cispo(b: Batch) -> Tensor:
@@ -108,7 +108,7 @@ def cispo(b: Batch) -> Tensor:
 
 def rloo(b: Batch) -> Tensor:
     # REINFORCE with the log-probability of whole answers.
-    return sum(a * total.sum() for a, total in zip(b.advantage, b.per_answer(b.logprobs()))) / 4
+    return sum(a * total.sum() for a, total in zip(b.advantage, b.per_answer(b.logprobs()), strict=True)) / 4
 
 
 def dis(b: Batch) -> Tensor:
