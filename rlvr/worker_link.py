@@ -72,9 +72,7 @@ class FunctionPickles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: weakref.WeakKeyDictionary[FunctionType, tuple[bytes, bytes]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._known: weakref.WeakKeyDictionary[FunctionType, tuple[bytes, bytes]] = weakref.WeakKeyDictionary()
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return Call(*self._pickle(function), cloudpickle.dumps((args, kwargs)))
@@ -95,11 +93,11 @@ class FunctionPickles:
 
 
 class Worker:
-    """This side of one worker process."""
+    """This side of one worker process. `kill()` ends it; so does losing this object."""
 
     def __init__(self, connection: socket.socket, pidfd: int) -> None:
         self.connection = connection
-        self._pidfd = pidfd
+        self.kill = weakref.finalize(self, _kill_worker, connection, pidfd, os.getpid())
         self._functions: set[bytes] = set()
 
     def usable(self) -> bool:
@@ -119,11 +117,14 @@ class Worker:
         request = pickle.dumps((call.key, pickled_function, call.arguments))
         return LENGTH.pack(len(request)) + request
 
-    def kill(self) -> None:
+
+def _kill_worker(connection: socket.socket, pidfd: int, owner_pid: int) -> None:
+    # A forked copy of the owner holds a copy of this too, and must leave the owner's worker alone.
+    if os.getpid() == owner_pid:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        os.close(self._pidfd)
-        self.connection.close()
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+    connection.close()
 
 
 class Exchange:
@@ -248,9 +249,7 @@ class Mother:
         if answer != READY:
             self.end()
             reason = answer.decode(errors="replace") or "it ended without a word; see its stderr"
-            raise WorkerStartError(
-                f"could not start worker processes with preload={setup.preload}:\n{reason}"
-            )
+            raise WorkerStartError(f"could not start worker processes with preload={setup.preload}:\n{reason}")
 
     def fork(self) -> Worker:
         """A fresh worker. Raises OSError when the mother has died, WorkerStartError when she cannot fork."""

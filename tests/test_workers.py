@@ -217,6 +217,17 @@ async def test_cancelled_calls_leave_the_pool_whole() -> None:
         assert await pool.run(double, 3, deadline_s=10) == 6
 
 
+async def test_a_call_cancelled_while_its_worker_starts_leaves_no_worker() -> None:
+    with WorkerPool(size=1) as pool:
+        call = asyncio.create_task(pool.run(double, 3, deadline_s=10))
+        await asyncio.sleep(0)  # it is starting the mother now, in a thread
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        mother = await pool.run(os.getppid, deadline_s=10)
+        assert await asyncio.to_thread(wait_until, lambda: len([c for c in children_of(mother) if lives(c)]) == 1)
+
+
 async def test_a_killed_mother_is_replaced(pool: WorkerPool) -> None:
     mother = await pool.run(os.getppid, deadline_s=10)
     in_hand = asyncio.create_task(pool.run(sleep, 30.0, deadline_s=60))
@@ -234,6 +245,20 @@ def test_an_idle_worker_that_died_is_replaced() -> None:
         os.kill(worker, signal.SIGKILL)
         assert wait_until(lambda: not lives(worker))
         assert pool.run_blocking(os.getpid, deadline_s=10) != worker
+
+
+def test_a_forked_copy_of_the_caller_leaves_the_workers_alone(pool: WorkerPool) -> None:
+    worker = pool.run_blocking(os.getpid, deadline_s=10)
+    child = os.fork()
+    if child == 0:
+        try:
+            pool.run_blocking(double, 1, deadline_s=10)
+        except RuntimeError:
+            pool.close()  # frees what the copy holds
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert pool.run_blocking(os.getpid, deadline_s=10) == worker
 
 
 def test_close_leaves_no_process(pool: WorkerPool) -> None:

@@ -36,7 +36,7 @@ _SHORT_CHARACTERS = 200
 _BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
 _BARE_BOX = re.compile(r"[^\s$\\{}]{0,40}\d[^\s$\\{}]{0,40}|[A-Za-z](?![A-Za-z])")
 _STATED = re.compile(r"(?i)\banswer(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?")
-_A_LINE = re.compile(r"(?m)^[ \t]*A:(.*)$")
+_A_LINE = re.compile(r"(?m)^[ \t]*A:")
 _PLEASANTRIES = re.compile(r"(?i)\.?\s*(?:I hope it is correct|<\|im_(?:start|end)\|>).*", re.DOTALL)
 _CLOSING = re.compile(r"final answer is:?\s*([^\n]+?)\.?\s*I hope it is correct", re.IGNORECASE)
 _BOX_GAP_NOISE = re.compile(r"\\(?:text|quad|qquad|[()\[\],;! ])|[\s$,;.:&{}*+]")
@@ -72,11 +72,10 @@ def final_answer(completion: str) -> FinalAnswer | None:
     _, tag, inside = text.rpartition("<answer>")
     if tag and "</answer>" in inside:
         return _found(_reading(inside.partition("</answer>")[0]), Source.ANSWER_TAG)
-    if lines := _A_LINE.findall(text):
-        return _found(_reading(lines[-1]), Source.ANSWER_LINE)
-    if statements := list(_STATED.finditer(text)):
-        stated = _reading(_first_line(text[statements[-1].end() :]))
-        return _found(stated, Source.ANSWER_LINE)
+    statements = [*_A_LINE.finditer(text), *_STATED.finditer(text)]
+    if statements:
+        last = max(statements, key=lambda match: match.start())
+        return _found(_reading(_first_line(text[last.end() :])), Source.ANSWER_LINE)
     return _found(_reading(text), Source.LAST_VALUE)
 
 
@@ -93,8 +92,8 @@ def reference_answer(answer: str | int | float) -> str:
         return _first_line(answer.rpartition("####")[2])
     if _BOX.search(answer):
         return last_boxes(answer) or _BOX.split(answer)[-1].lstrip(" {").strip()
-    if lines := _A_LINE.findall(answer):
-        return str(lines[-1]).strip()
+    if lines := list(_A_LINE.finditer(answer)):
+        return _first_line(answer[lines[-1].end() :])
     return answer.strip()
 
 

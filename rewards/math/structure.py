@@ -112,9 +112,6 @@ def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
     if reference_name or answer_name:
         if _is_equation(reference_value) or _is_equation(answer_value):
             return leaf(reference, answer)
-        if reference_name and answer_name:
-            verdict = same(reference_value, answer_value, leaf)
-            return verdict if reference_name == answer_name or not verdict else leaf(reference, answer) or verdict
         return same(reference_value, answer_value, leaf)
     reference, answer = _as_interval(reference), _as_interval(answer)
     left, right = _compound(reference), _compound(answer)

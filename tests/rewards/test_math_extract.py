@@ -28,6 +28,7 @@ from rlvr.rewards.math.extract import Source, final_answer, reference_answer
         ("<answer> 42 </answer>", "42", Source.ANSWER_TAG),
         ("2 * 9 = 18\nA: 18", "18", Source.ANSWER_LINE),
         ("The answer is 18.", "18.", Source.ANSWER_LINE),
+        ("A: 12\nB: 15\nThe answer is B", "B", Source.ANSWER_LINE),
         ("Final Answer: The final answer is $x^2$. I hope it is correct.", "$x^2$", Source.ANSWER_LINE),
         (r"\boxed{5}. Final Answer: The final answer is $6$. I hope it is correct.", "$6$", Source.ANSWER_LINE),
         ("**Final Answer:** 73", "73", Source.ANSWER_LINE),
