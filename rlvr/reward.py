@@ -2,8 +2,8 @@
 
 Two forms are taken:
 
-* per sample, arguments by name: `f(completion, answer, ...)`, any of `completion`, `prompt`, `target`,
-  `finish`, `completion_tokens`, or a column of the row;
+* per sample, arguments by name: `f(completion, answer, ...)`, any of `completion`, `prompt`, `target` (also as
+  `answer`, whatever its column is called), `finish`, `completion_tokens`, `task_id`, or a column of the row;
 * batch, as TRL has it: `f(prompts, completions, **columns) -> list[float | None]`.
 
 Either may be `async`. A result is a number, a bool, None (no verdict), or a `Score`.
@@ -51,7 +51,8 @@ class Reward:
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+        called = type(self.function).__call__  # what runs where the function is an object of a user's class
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(called)
 
     @property
     def form(self) -> Form:
@@ -87,6 +88,8 @@ def reward(
     """Make a function a reward: `@rlvr.reward`, or `@rlvr.reward(name="right", weight=0.5)`."""
 
     def describe(f: Callable[..., Any]) -> Reward:
-        return Reward(f, name or f.__name__, weight, blocking)
+        if name is None and callable(f) and not hasattr(f, "__name__"):  # a functools.partial, a callable object
+            raise TypeError(f"reward {f!r:.80} has no name of its own: give it one with rlvr.reward(name=...)")
+        return Reward(f, name or str(f.__name__), weight, blocking)
 
     return describe(function) if function is not None else describe

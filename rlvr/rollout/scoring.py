@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlvr.reward import Form, Reward
@@ -32,14 +32,13 @@ def check_arguments(reward: Reward, columns: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one reward function said of one answer."""
-
-    value: float | None
-    outcome: Outcome
-    parts: Mapping[str, float]
-    detail: str
+def check_rewards(rewards: Sequence[Reward]) -> None:
+    """Refuse rewards that cannot make a score together. Raises RewardError."""
+    if not any(reward.weight for reward in rewards):
+        raise RewardError("a run needs a reward function with a weight other than 0: set `reward`")
+    names = [reward.name for reward in rewards]
+    if len(set(names)) < len(names):
+        raise RewardError(f"reward functions need names of their own, got {', '.join(names)}")
 
 
 class Scorer:
@@ -50,11 +49,7 @@ class Scorer:
     """
 
     def __init__(self, rewards: Sequence[Reward], *, deadline_s: float, retries: int, workers: int) -> None:
-        if not any(reward.weight for reward in rewards):
-            raise RewardError("a run needs a reward function with a weight other than 0: set `reward`")
-        names = [reward.name for reward in rewards]
-        if len(set(names)) < len(names):
-            raise RewardError(f"reward functions need names of their own, got {', '.join(names)}")
+        check_rewards(rewards)
         self._rewards = rewards
         self._deadline_s = deadline_s
         self._retries = retries
@@ -68,20 +63,20 @@ class Scorer:
     def close(self) -> None:
         self._pool.close()
 
-    async def _run(self, reward: Reward, task: Task, trajectories: Sequence[Trajectory]) -> list[Verdict]:
+    async def _run(self, reward: Reward, task: Task, trajectories: Sequence[Trajectory]) -> list[Score]:
         if reward.form is Form.BATCH:
             return await self._try(reward, _batch_arguments(reward, task, trajectories), len(trajectories))
         calls = (self._try(reward, _sample_arguments(reward, task, t), 1) for t in trajectories)
         return [verdicts[0] for verdicts in await asyncio.gather(*calls)]
 
-    async def _try(self, reward: Reward, arguments: dict[str, Any], count: int) -> list[Verdict]:
+    async def _try(self, reward: Reward, arguments: dict[str, Any], count: int) -> list[Score]:
         for _ in range(self._retries + 1):
             verdicts = await self._call(reward, arguments, count)
             if all(v.outcome not in (Outcome.TIMEOUT, Outcome.CRASHED) for v in verdicts):
                 break
         return verdicts
 
-    async def _call(self, reward: Reward, arguments: dict[str, Any], count: int) -> list[Verdict]:
+    async def _call(self, reward: Reward, arguments: dict[str, Any], count: int) -> list[Score]:
         try:
             if reward.is_async:
                 async with asyncio.timeout(self._deadline_s):
@@ -97,11 +92,11 @@ class Scorer:
         return _read_result(reward, result, count)
 
 
-def _failure(outcome: Outcome, detail: str) -> Verdict:
-    return Verdict(None, outcome, {}, detail)
+def _failure(outcome: Outcome, detail: str) -> Score:
+    return Score(None, outcome, detail=detail)
 
 
-def _read_result(reward: Reward, result: Any, count: int) -> list[Verdict]:
+def _read_result(reward: Reward, result: Any, count: int) -> list[Score]:
     if reward.form is Form.PER_SAMPLE:
         return [_verdict(reward, result)]
     if not isinstance(result, Sequence) or isinstance(result, str) or len(result) != count:
@@ -110,20 +105,32 @@ def _read_result(reward: Reward, result: Any, count: int) -> list[Verdict]:
     return [_verdict(reward, value) for value in result]
 
 
-def _verdict(reward: Reward, result: Any) -> Verdict:
-    match result:
-        case Score():
-            return Verdict(result.value, result.outcome, result.parts, result.detail)
-        case None:
-            return _failure(Outcome.NO_VERDICT, f"{reward.name}: no verdict")
-        case bool() | int() | float() if math.isfinite(result):
-            return Verdict(float(result), Outcome.SCORED, {}, "")
-        case _ if hasattr(result, "item"):  # a numpy or torch scalar
-            return _verdict(reward, result.item())
-    return _failure(Outcome.CRASHED, f"{reward.name}: expected a finite number, None or Score, got {result!r:.80}")
+def _verdict(reward: Reward, result: Any) -> Score:
+    if result is None:
+        return _failure(Outcome.NO_VERDICT, f"{reward.name}: no verdict")
+    score = result if isinstance(result, Score) else None
+    if score is not None and score.value is None:
+        return score
+    value = _finite(result if score is None else score.value)
+    parts = {} if score is None else {name: _finite(part) for name, part in score.parts.items()}
+    finite_parts = {name: part for name, part in parts.items() if part is not None}
+    if value is None or len(finite_parts) < len(parts):
+        return _failure(Outcome.CRASHED, f"{reward.name}: expected a finite number, None or Score, got {result!r:.80}")
+    return Score(value) if score is None else replace(score, value=value, parts=finite_parts)
 
 
-def _combine(rewards: Sequence[Reward], verdicts: Sequence[Verdict]) -> Score:
+def _finite(number: Any) -> float | None:
+    """A Python, numpy or torch number as a float; None for anything else, and for what a float cannot hold."""
+    if isinstance(number, (str, bytes, bytearray)):  # float("1.0") would take them
+        return None
+    try:
+        value = float(number)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a torch tensor of many numbers
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _combine(rewards: Sequence[Reward], verdicts: Sequence[Score]) -> Score:
     """The weighted sum. Without a verdict of each weighted function there is none of the whole."""
     parts: dict[str, float] = {}
     for reward, verdict in zip(rewards, verdicts, strict=True):
@@ -154,7 +161,7 @@ def _sample_arguments(reward: Reward, task: Task, trajectory: Trajectory) -> dic
 def _batch_arguments(reward: Reward, task: Task, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """TRL's form: lists of one entry per answer; chats as messages where the data's prompt is a list of messages."""
     count = len(trajectories)
-    is_chat = len(task.prompt) > 1 or any(value == list(task.prompt) for value in task.columns.values())
+    is_chat = any(_is_conversation(value, task.prompt[-1]["content"]) for value in task.columns.values())
     texts = [t.text for t in trajectories]
     offered: dict[str, Any] = {name: [value] * count for name, value in task.columns.items()} | {
         "prompts": [list(task.prompt) if is_chat else task.prompt[-1]["content"]] * count,
@@ -166,6 +173,11 @@ def _batch_arguments(reward: Reward, task: Task, trajectories: Sequence[Trajecto
         "task_id": [task.id] * count,
     }
     return _pick(reward, offered)
+
+
+def _is_conversation(value: Any, last: str) -> bool:
+    """Whether a column holds the prompt as messages; a system message from the config does not make it a chat."""
+    return isinstance(value, list) and bool(value) and isinstance(value[-1], dict) and value[-1].get("content") == last
 
 
 def _pick(reward: Reward, offered: dict[str, Any]) -> dict[str, Any]:
