@@ -13,6 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+import cloudpickle
+
 
 class PluginError(ValueError):
     """A name in the config leads nowhere."""
@@ -23,6 +25,8 @@ def load(group: Literal["rlvr.rewards", "rlvr.envs"], use: str) -> Any:
     where, separator, attribute = use.rpartition(":")
     if not separator:
         return _entry_point(group, use)
+    if not where or not attribute:
+        raise PluginError(f"{use!r}: expected package.module:name or path/to/file.py:name")
     module = _from_file(Path(where)) if where.endswith(".py") else _from_name(where, use)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -46,7 +50,10 @@ def _entry_point(group: str, name: str) -> Any:
             f"no {group.removeprefix('rlvr.').rstrip('s')} named {name!r}.{hint} Known names: {', '.join(known)}; "
             f"your own is named as package.module:name or path/to/file.py:name"
         )
-    return found[0].load()
+    try:
+        return found[0].load()
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"{name} is {found[0].value}, which cannot be loaded: {error}") from error
 
 
 def _from_name(name: str, use: str) -> Any:
@@ -66,4 +73,6 @@ def _from_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    # Worker processes cannot import it by this name: what it defines travels to them whole.
+    cloudpickle.register_pickle_by_value(module)
     return module
