@@ -30,12 +30,16 @@ class RolloutError(RuntimeError):
 
 @dataclass(frozen=True)
 class RolloutState:
-    """What a checkpoint keeps: groups that wait, tasks that were in flight, and the books."""
+    """What a checkpoint keeps: groups that wait, tasks that were in flight, and the books.
+
+    `filtered` are groups that are settled in the ledger, but not yet handed to `take_filtered`.
+    """
 
     cursor: CursorState
     next_id: int
     ready: list[Group]
     in_flight: list[tuple[int, Task]]
+    filtered: list[tuple[Group, Fate]]
     ledger: Ledger
 
 
@@ -54,9 +58,10 @@ class Rollouts:
         self._restart: deque[tuple[int, Task]] = deque(state.in_flight if state else ())
         self._in_flight: dict[int, tuple[Task, asyncio.Task[None]]] = {}
         self._training: dict[int, Group] = {}
-        self._filtered_since_take: list[tuple[Group, Fate]] = []
+        self._filtered = list(state.filtered) if state else []  # since the last take_filtered
+        self._refills = 0  # groups started in place of filtered ones since the last take
         self._changed = asyncio.Condition()
-        self._error: BaseException | None = None
+        self._error: RolloutError | None = None
         self.ledger = state.ledger if state else Ledger()
         self.finished_groups = 0  # moves whenever a group finishes: the watchdog looks at it
 
@@ -70,22 +75,23 @@ class Rollouts:
     async def take(self) -> list[Group]:
         """The next `groups_per_step` finished groups, in order of finishing.
 
-        Fewer when `max_refill` times as many were sampled and the rest was filtered: a step then trains on what
-        there is. Raises RolloutError when all that was sampled failed, or when a part broke.
+        Fewer, at worst none, when `max_refill` times as many were sampled and the rest was filtered: a step then
+        trains on what there is. Raises RolloutError when all that was sampled failed, or when a part broke.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._error or self._enough())
+            await self._changed.wait_for(lambda: self._error is not None or self._enough())
             if self._error is not None:
-                raise RolloutError(f"rollouts stopped: {self._error}") from self._error
+                raise self._error
             self._refuse_if_all_failed()
             count = min(len(self._ready), self._config.groups_per_step)
             groups = [self._ready.popleft() for _ in range(count)]
+            self._refills = 0
         self._training |= {group.id: group for group in groups}
         return groups
 
     def take_filtered(self) -> list[tuple[Group, Fate]]:
         """Groups that were filtered since the last call, with the reason."""
-        filtered, self._filtered_since_take = self._filtered_since_take, []
+        filtered, self._filtered = self._filtered, []
         return filtered
 
     def release(self, groups: Iterable[Group]) -> None:
@@ -114,7 +120,12 @@ class Rollouts:
             raise RuntimeError("a checkpoint is taken after the trained groups were released")
         in_flight = [(group_id, task) for group_id, (task, _) in self._in_flight.items()]
         return RolloutState(
-            self._cursor.state(), self._next_id, list(self._ready), [*self._restart, *in_flight], self.ledger
+            self._cursor.state(),
+            self._next_id,
+            list(self._ready),
+            [*self._restart, *in_flight],
+            list(self._filtered),
+            self.ledger,
         )
 
     async def stop(self) -> None:
@@ -140,14 +151,12 @@ class Rollouts:
 
     async def _run_group(self, group_id: int, task: Task) -> None:
         try:
-            group = await self._runner.run(group_id, task)
+            self._finish(await self._runner.run(group_id, task))
         except Exception as error:  # noqa: BLE001 - it stops the run: `take` raises it, naming what broke
-            async with self._changed:
-                self._error = error
-                self._changed.notify_all()
-            return
+            if self._error is None:  # the first is the cause of those that follow
+                self._error = RolloutError(f"group {group_id}, task {task.id}: {type(error).__name__}: {error}")
+                self._error.__cause__ = error
         async with self._changed:
-            self._finish(group)
             self._changed.notify_all()
 
     def _finish(self, group: Group) -> None:
@@ -157,30 +166,29 @@ class Rollouts:
         if fate is None:
             self._ready.append(group)
             return
-        self._filtered_since_take.append((group, fate))
+        self._filtered.append((group, fate))
         for trajectory in group.trajectories:
             outcome = trajectory.score.outcome if trajectory.score else Outcome.ENV_FAILED
             self.ledger.settle(fate if outcome is Outcome.SCORED else Fate(outcome.value))
         if self._refill_left():
+            self._refills += 1
             self._start_group()
 
     def _refill_left(self) -> bool:
-        sampled = len(self._filtered_since_take) + len(self._ready)
-        return sampled < self._config.max_refill * self._config.groups_per_step
+        return self._refills + 1 <= (self._config.max_refill - 1) * self._config.groups_per_step
 
     def _enough(self) -> bool:
         return len(self._ready) >= self._config.groups_per_step or (not self._in_flight and not self._refill_left())
 
     def _refuse_if_all_failed(self) -> None:
-        if self._ready or not self._filtered_since_take:
+        if self._ready or not self._filtered or any(fate is not Fate.TOO_FEW_VALID for _, fate in self._filtered):
             return
-        group, _ = self._filtered_since_take[-1]
+        group, _ = self._filtered[-1]
         details = {t.score.detail for t in group.trajectories if t.score and t.score.detail}
-        if all(f is Fate.TOO_FEW_VALID for _, f in self._filtered_since_take):
-            raise RolloutError(
-                f"no verdict on any of {len(self._filtered_since_take)} groups in a row; the last one "
-                f"(task {group.task.id}): {'; '.join(sorted(details))[:500]}"
-            )
+        raise RolloutError(
+            f"too few verdicts (rollout.min_valid={self._config.min_valid:g}) in each of {len(self._filtered)} groups "
+            f"in a row; the last one (task {group.task.id}): {'; '.join(sorted(details))[:500]}"
+        )
 
 
 def judge(group: Group, config: RolloutConfig) -> Fate | None:
