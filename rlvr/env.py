@@ -9,7 +9,10 @@ from rlvr.types import Message, Task
 
 
 class EnvError(RuntimeError):
-    """An env raises this when its world broke: the episode has no verdict, which is not a wrong answer."""
+    """An env raises this when its world broke: the episode has no verdict, which is not a wrong answer.
+
+    Whatever else it raises is taken as this, with the name of the error.
+    """
 
 
 class Env(Protocol):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +43,19 @@ class Generates(Protocol):
 # Stands for the policy's answer while the messages around it are rendered; never reaches a model.
 _ANSWER_MARK = "\x00answer\x00"
 
+_CLOSE_DEADLINE_S = 60.0
+
+
+@contextmanager
+def _env_may_fail() -> Iterator[None]:
+    """Whatever an env raises is an EnvError, so that it is told from what a generator raises."""
+    try:
+        yield
+    except EnvError:
+        raise
+    except Exception as error:
+        raise EnvError(f"{type(error).__name__}: {error}") from error
+
 
 class EpisodeRunner:
     """Runs the episodes of a group: `group_size` answers to one task, each followed by its env, then scored."""
@@ -68,7 +82,10 @@ class EpisodeRunner:
         self._name = name  # begins request ids, so that training and evaluation do not collide
 
     async def run(self, group_id: int, task: Task) -> Group:
-        """One scored group. An episode that breaks or outlasts its deadline has the outcome ENV_FAILED."""
+        """One scored group. An episode that breaks or outlasts its deadline has the outcome ENV_FAILED.
+
+        What a generator raises is raised here: it is no property of the episode.
+        """
         started = time.perf_counter()
         request = GenerateRequest(f"{self._name}{group_id}", task.prompt_ids, self._group_size, self._sampling)
         try:
@@ -100,34 +117,45 @@ class EpisodeRunner:
 
     async def _follow(self, task: Task, trajectory: Trajectory, request_id: str, ends: float) -> None:
         """Go on with the episode as its env says; a failure of the env is an outcome of the trajectory."""
-        env = self._make_env()
-        answer, turn = trajectory.text, 0
+        turn = 0
         try:
-            async with asyncio.timeout(ends - time.perf_counter()):
+            async with asyncio.timeout(ends - time.perf_counter()), self._env() as env:
                 while trajectory.finish is FinishReason.STOP:
-                    messages = await env.follow(task, answer, turn)
+                    with _env_may_fail():
+                        messages = await env.follow(task, trajectory.text, turn)
                     if messages is None:
                         break
                     turn += 1
-                    answer = await self._next_turn(trajectory, messages, f"{request_id}.{turn}")
+                    await self._next_turn(trajectory, messages, f"{request_id}.{turn}")
         except TimeoutError:
+            await self._generator.abort(f"{request_id}.{turn}")
             trajectory.score = Score(None, Outcome.ENV_FAILED, detail=f"no end in {self._deadline_s:g} s")
         except EnvError as error:
             trajectory.score = Score(None, Outcome.ENV_FAILED, detail=str(error))
-        finally:
-            await env.close()
+        if trajectory.finish is FinishReason.ABORT:
+            trajectory.score = Score(None, Outcome.ENV_FAILED, detail="the generator gave the answer up")
 
-    async def _next_turn(self, trajectory: Trajectory, messages: Sequence[Message], request_id: str) -> str:
+    @asynccontextmanager
+    async def _env(self) -> AsyncIterator[Env]:
+        with _env_may_fail():
+            env = self._make_env()
+        try:
+            yield env
+        finally:
+            with _env_may_fail():
+                await asyncio.wait_for(env.close(), _CLOSE_DEADLINE_S)
+
+    async def _next_turn(self, trajectory: Trajectory, messages: Sequence[Message], request_id: str) -> None:
         read = self._between_turns(messages, trajectory.token_ids[-1])
-        context = (*trajectory.prompt_ids, *trajectory.token_ids, *read)
         left = self._sampling.max_new_tokens - len(trajectory.token_ids) - len(read)
+        if left <= 0:  # what the env says would not fit: the policy never reads it
+            trajectory.finish = FinishReason.LENGTH
+            return
         trajectory.token_ids += read
         trajectory.sampled += [False] * len(read)
         trajectory.logprobs += [0.0] * len(read)
         trajectory.versions += [-1] * len(read)
-        if left <= 0:
-            trajectory.finish = FinishReason.LENGTH
-            return ""
+        context = (*trajectory.prompt_ids, *trajectory.token_ids)
         sampling = replace(self._sampling, max_new_tokens=left)
         (completion,) = await self._generator.generate(GenerateRequest(request_id, context, 1, sampling))
         trajectory.token_ids += completion.token_ids
@@ -136,7 +164,6 @@ class EpisodeRunner:
         trajectory.versions += completion.versions
         trajectory.finish = completion.finish
         trajectory.text = self._text(completion)
-        return trajectory.text
 
     def _between_turns(self, messages: Sequence[Message], last_token: int) -> list[int]:
         """Tokens between the end of an answer and the start of the next, by the tokenizer's chat template."""
