@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.rollout.ledger import Fate
-from rlvr.types import FinishReason, Group
+from rlvr.types import FinishReason, Group, Row
 
 
 def batch_metrics(groups: Sequence[Group], filtered: Sequence[tuple[Group, Fate]]) -> dict[str, float]:
@@ -36,6 +36,21 @@ def batch_metrics(groups: Sequence[Group], filtered: Sequence[tuple[Group, Fate]
         "staleness/length_ratio": _mean(trained_lengths) / _mean(lengths) if sum(lengths) else math.nan,
     }
     return metrics | {f"reward/part/{name}": _mean(of_part) for name, of_part in parts.items()}
+
+
+def staleness_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """How many versions old the trained tokens are: mean over tokens, and the oldest."""
+    ages = [float(age) for row in rows for age, trained in zip(row.staleness, row.trained, strict=True) if trained]
+    return {"staleness/mean": _mean(ages), "staleness/max": max(ages, default=math.nan)}
+
+
+def throughput_metrics(metrics: Mapping[str, float], step_s: float) -> dict[str, float]:
+    """Per second of the whole step. A token is sampled once and trained at most once."""
+    return {
+        "throughput/answers_per_s": metrics["answer/count"] / step_s,
+        "throughput/sampled_tokens_per_s": metrics["answer/sampled_tokens"] / step_s,
+        "throughput/trained_tokens_per_s": metrics["learner/trained_tokens"] / step_s,
+    }
 
 
 LEARNER_STAGES = ("learn", "publish", "checkpoint")

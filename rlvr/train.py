@@ -13,6 +13,7 @@ from rlvr.config_loading import to_yaml
 from rlvr.console import Console
 from rlvr.data import Cursor
 from rlvr.evaluate import EvaluationReport, evaluate_tasks
+from rlvr.events import EventKind, append_event
 from rlvr.learn.algorithms import algorithm_from, rows_from
 from rlvr.metrics import MetricLog
 from rlvr.prepare import Job
@@ -23,7 +24,7 @@ from rlvr.rollout.scoring import Scorer
 from rlvr.rollout_log import write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
-from rlvr.step_metrics import Clock, batch_metrics
+from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
 from rlvr.types import Group
 from rlvr.watchdog import watch
 from rlvr.weights import WeightReceipt
@@ -120,7 +121,8 @@ class Training:
             receipts = await self.publish()
         self.rollouts.release(groups)
         with stages("record"):
-            metrics = batch_metrics(groups, filtered) | report.metrics()
+            self.tell_failures(filtered, report.skipped)
+            metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics()
             await self.record(groups, filtered, metrics, receipts)
         if self.is_due(self.config.evaluation.every_steps):
             with stages("evaluate"):
@@ -155,11 +157,26 @@ class Training:
         in_flight = self.rollouts.in_flight_trajectories()
         self.rollouts.ledger.check(in_flight)
         metrics |= self.rollouts.ledger.metrics(in_flight) | {"policy/version": float(self.version)}
-        metrics |= self.clock.times(*self.stages.finish_step(), await self.roles.pool.statuses())
+        stage_s, step_s = self.stages.finish_step()
+        metrics |= self.clock.times(stage_s, step_s, await self.roles.pool.statuses())
+        metrics |= throughput_metrics(metrics, step_s)
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
-        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered)
+        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, self.algorithm.advantage)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
+
+    def tell_failures(self, filtered: list[tuple[Group, Fate]], skipped: tuple[str, ...]) -> None:
+        """What a reader should know of this step: updates left out, and groups that failed, with one reason."""
+        warnings = [f"the learner left an update out: {reason}" for reason in skipped]
+        failed = [group for group, fate in filtered if fate is Fate.TOO_FEW_VALID]
+        if failed:
+            why = next(
+                (t.score.detail for t in failed[-1].trajectories if t.score and t.score.detail), "no reason given"
+            )
+            warnings.append(f"{len(failed)} groups had too few verdicts; the last: {why[:300]}")
+        for warning in warnings:
+            append_event(self.folder, self.step, EventKind.WARNING, warning)
+            self.console.note(f"step {self.step}: {warning}")
 
     async def save(self) -> None:
         """A checkpoint of all that a resume needs."""
