@@ -84,7 +84,7 @@ def series(records: Sequence[MetricRecord], metric: str) -> dict[int, float]:
 
 def running_mean_width(points: int) -> int:
     """Over how many neighbouring points the thick line is a mean; 1 when there is no thin line."""
-    return max(3, points // 20) | 1 if points >= _SMOOTH_FROM else 1
+    return max(5, points // 15) | 1 if points >= _SMOOTH_FROM else 1
 
 
 def _plans(records: Sequence[MetricRecord]) -> list[_Plan]:
@@ -177,21 +177,24 @@ def _draw(plan: _Plan, records: Sequence[MetricRecord]) -> Chart | None:
             continue
         keys.append(Key(curve.label, len(keys) + 1, list(values.values())[-1]))
         steps, heights = averaged(values, MOST_POINTS)
-        _add_curve(axes, steps, heights, curve, _SERIES[len(keys) - 1])
+        _add_curve(axes, steps, heights, curve, len(keys))
     if not keys:
         return None
     _scale(axes, plan)
     return Chart(plan.title, plan.unit, keys, _to_svg(figure, plan.title))
 
 
-def _add_curve(axes: Axes, steps: Points, heights: Points, curve: _Curve, colour: str) -> None:
+def _add_curve(axes: Axes, steps: Points, heights: Points, curve: _Curve, place: int) -> None:
+    """`place` counts from 1; the first curve lies on top."""
+    style: dict[str, Any] = {"color": _SERIES[place - 1], "zorder": 10 - place}
     width = running_mean_width(len(steps))
-    if curve.marked or width == 1:
-        style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if curve.marked or len(steps) < 3 else {}
-        axes.plot(steps, heights, color=colour, linewidth=1.7, **style)
-        return
-    axes.plot(steps, heights, color=colour, linewidth=0.7, alpha=0.5)
-    axes.plot(steps, _running_mean(heights, width), color=colour, linewidth=1.9)
+    if curve.marked or len(steps) < 3:
+        axes.plot(steps, heights, linewidth=1.7, marker="o", markersize=3.5, **style)
+    elif width == 1:
+        axes.plot(steps, heights, linewidth=1.7, **style)
+    else:
+        axes.plot(steps, heights, linewidth=0.7, alpha=0.5, **style)
+        axes.plot(steps, _running_mean(heights, width), linewidth=1.9, **style)
 
 
 def _scale(axes: Axes, plan: _Plan) -> None:
@@ -258,7 +261,7 @@ def _empty_chart() -> tuple[Figure, Axes]:
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.set_xlabel("step", color=_INK, fontsize=10, loc="right", labelpad=-1)
     figure.patch.set_alpha(0)
@@ -278,10 +281,15 @@ def _to_svg(figure: Figure, name: str) -> str:
         body = re.sub(unneeded, "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*">', "<g>", body)
     body = re.sub(r" font-family: [^;]*;| transform=\"rotate\(-?0 [^)]*\)\"", "", body)  # the page's font
-    body = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", body)  # of 360 units
+    body = re.sub(r"<[^>]*>", _with_short_coordinates, body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     view = re.search(r'viewBox="[^"]*"', root)
     svg = f'<svg {view[0] if view else ""} role="img">{body}'
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg
+
+
+def _with_short_coordinates(tag: re.Match[str]) -> str:
+    """Hundredths of the 360 units of a chart's width; text between tags, such as a tick's label, is left alone."""
+    return re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", tag[0])
