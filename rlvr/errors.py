@@ -10,6 +10,7 @@ from rlvr.plugins import PluginError
 from rlvr.prepare import PreparationError
 from rlvr.rollout.rollouts import RolloutError
 from rlvr.rollout.scoring import RewardError
+from rlvr.run_folder import RunFolderError
 from rlvr.watchdog import Stalled
 
 USER_ERRORS = (
@@ -21,5 +22,6 @@ USER_ERRORS = (
     PreparationError,
     RewardError,
     RolloutError,
+    RunFolderError,
     Stalled,
 )
