@@ -35,8 +35,9 @@ def load_tasks(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> TaskSe
     rows = read_rows(config)
     if not rows:
         raise DataError(f"data.path={config.path}: no rows")
-    _check_columns(rows[0], config)
-    tasks = [_task(row, number, config, tokenizer) for number, row in enumerate(rows)]
+    for number, row in enumerate(rows, start=1):
+        _check_columns(row, number, config)
+    tasks = [_task(row, number, config, tokenizer) for number, row in enumerate(rows, start=1)]
     short = [task for task in tasks if len(task.prompt_ids) <= config.max_prompt_tokens]
     if not short:
         shortest = min(len(task.prompt_ids) for task in tasks)
@@ -62,7 +63,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Rows in memory to a JSONL file, so that a run's folder holds all that a resume needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows, start=1):
             try:
                 file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
             except (TypeError, ValueError) as error:
@@ -70,14 +71,14 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error})") from None
+            except ValueError as error:  # of the JSON, or of its UTF-8
+                raise DataError(f"{path}:{number}: not valid JSON, one object a line ({error})") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}:{number}: expected an object, one row a line, found {type(row).__name__}")
             yield row
@@ -86,7 +87,10 @@ def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path).to_pylist()
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
 def _read_hub(config: DataConfig) -> list[dict[str, Any]]:
@@ -101,10 +105,12 @@ def _read_hub(config: DataConfig) -> list[dict[str, Any]]:
     return dataset.select(range(min(len(dataset), config.limit or len(dataset)))).to_list()
 
 
-def _check_columns(row: Mapping[str, Any], config: DataConfig) -> None:
+def _check_columns(row: Mapping[str, Any], number: int, config: DataConfig) -> None:
     for setting, column in (("data.prompt", config.prompt), ("data.target", config.target)):
         if column not in row:
-            raise DataError(f"{setting}={column}: {config.path} has no such column; it has {', '.join(map(str, row))}")
+            raise DataError(
+                f"{setting}={column}: {config.path}, row {number} has no such column; it has {', '.join(map(str, row))}"
+            )
 
 
 def _task(row: Mapping[str, Any], number: int, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Task:
@@ -158,6 +164,11 @@ class Cursor:
         self._epoch = state.epoch if state else 0
         self._position = state.position if state else 0
         self._order = self._shuffled(self._epoch)
+        if self._position > len(tasks):
+            raise DataError(
+                f"the checkpoint stands at task {self._position} of an epoch, but there are {len(tasks)} tasks: "
+                "a run goes on with the data it began with"
+            )
 
     def next(self) -> Task:
         """The next task; never the end."""
