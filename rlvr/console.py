@@ -21,6 +21,7 @@ from rich.text import Text
 from rlvr.readable import count, duration, number
 
 PLAIN_EVERY_S = 5.0  # seconds between two plain lines; the first and the last step are always told
+_WIDE = 100  # columns from which the panel's numbers stand in two rows instead of four
 
 
 class Console:
@@ -113,21 +114,20 @@ class Console:
             ProgressBar(total=self._total, completed=self._step, complete_style="green", finished_style="green"),
             Text(f"{self._left()} left"),
         )
-        numbers = Table.grid(padding=(0, 3))
-        for _ in range(4):
-            numbers.add_column(no_wrap=True)
-        numbers.add_row(
+        pairs = [
             _pair("reward", self._number("reward/mean")),
             _pair("answers/s", self._number("throughput/answers_per_s")),
             _pair("generator busy", self._share("time/generator_busy_share")),
             _pair("staleness", f"{self._number('staleness/mean')}, at most {self._number('staleness/max')}"),
-        )
-        numbers.add_row(
             _pair("held-out", self._accuracy()),
             _pair("tokens/s", self._number("throughput/sampled_tokens_per_s")),
             _pair("learner busy", self._share("time/learner_busy_share")),
             _pair("stage", self._stage or "–"),
-        )
+        ]
+        across = 4 if self._out.width >= _WIDE else 2
+        numbers = Table.grid(padding=(0, 3))
+        for first in range(0, len(pairs), across):
+            numbers.add_row(*pairs[first : first + across])
         body = Group(progress, Text(), numbers, Text(), Text(self._ledger(), style="dim", overflow="ellipsis"))
         return Panel(body, title="rlvr", title_align="left", border_style="dim", padding=(0, 1))
 
