@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from rlvr.generate.protocol import Generator, GeneratorStatus
 from rlvr.types import Completion, GenerateRequest
 from rlvr.weights import WeightReceipt, WeightUpdate
+
+# More than can be in flight; what is forgotten too early costs one more read of its prompt.
+_HOMES_KEPT = 10_000
 
 
 class StaleGenerator(RuntimeError):
@@ -25,30 +29,29 @@ class GeneratorPool:
             raise ValueError("a pool needs at least one generator")
         self._generators = list(generators)
         self._load = [0] * len(generators)
-        self._home: dict[str, int] = {}  # group -> generator, while it has requests in hand
-        self._requests: dict[str, int] = {}  # group -> requests in hand
+        self._home: OrderedDict[str, int] = OrderedDict()  # group -> generator, the latest used last
 
     async def start(self) -> list[GeneratorStatus]:
         return list(await asyncio.gather(*(g.start() for g in self._generators)))
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        group = request.id.partition(".")[0]
-        index = self._home.setdefault(group, self._least_loaded())
-        self._requests[group] = self._requests.get(group, 0) + 1
+        index = self._home_of(request.id.partition(".")[0])
         self._load[index] += request.n
         try:
             return await self._generators[index].generate(request)
         finally:
             self._load[index] -= request.n
-            self._requests[group] -= 1
-            if not self._requests[group]:
-                del self._requests[group], self._home[group]
 
     async def abort(self, request_id: str) -> None:
         await asyncio.gather(*(g.abort(request_id) for g in self._generators))
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
-        return await self._generators[self._least_loaded()].score(token_ids)
+        index = self._least_loaded()
+        self._load[index] += 1
+        try:
+            return await self._generators[index].score(token_ids)
+        finally:
+            self._load[index] -= 1
 
     async def update_weights(self, update: WeightUpdate) -> list[WeightReceipt]:
         """Give a version to every generator, and have each say what it holds. Raises StaleGenerator."""
@@ -62,6 +65,14 @@ class GeneratorPool:
 
     async def close(self) -> None:
         await asyncio.gather(*(g.close() for g in self._generators))
+
+    def _home_of(self, group: str) -> int:
+        """The generator of a group. It is kept while the group's envs think, when no request is in hand."""
+        index = self._home.setdefault(group, self._least_loaded())
+        self._home.move_to_end(group)
+        if len(self._home) > _HOMES_KEPT:
+            self._home.popitem(last=False)
+        return index
 
     def _least_loaded(self) -> int:
         return min(range(len(self._load)), key=self._load.__getitem__)
