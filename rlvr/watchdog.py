@@ -20,20 +20,25 @@ async def watch(
     describe: Callable[[], str],
     limit_s: float,
 ) -> T:
-    """Await `work`; cancel it and raise Stalled when `progress()` gives the same answer for `limit_s` seconds."""
+    """Await `work`; cancel it and raise Stalled when `progress()` gives the same answer for `limit_s` seconds.
+
+    A `progress()` that does not answer is no progress either; what it raises ends the work and is raised here.
+    """
+    pause_s = min(limit_s / 4, 30.0)
     task = asyncio.create_task(work)
-    seen, since = await progress(), time.monotonic()
+    seen: Hashable = None
+    since = time.monotonic()
     try:
-        while True:
-            done, _ = await asyncio.wait({task}, timeout=min(limit_s / 4, 30.0))
-            if done:
-                return task.result()
-            now = await progress()
+        while not (await asyncio.wait({task}, timeout=pause_s))[0]:
+            try:
+                now = await asyncio.wait_for(progress(), pause_s)
+            except TimeoutError:
+                now = seen
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > limit_s:
                 raise Stalled(f"nothing has moved for {limit_s:g} s (cluster.watchdog_s): {describe()}")
+        return task.result()
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
