@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 # Longer digit strings and larger exponents are not read: work on them must not grow without bound.
 _MAX_DIGITS = 200
@@ -70,6 +71,7 @@ class Quantity:
     significant: int = 0
 
 
+@lru_cache(maxsize=8192)
 def parse_quantity(text: str) -> Quantity | None:
     """A number with an optional unit, in normalised LaTeX. None where it is anything else, or too long to read."""
     number, unit, scale, percent = _split_unit(text)
@@ -170,10 +172,12 @@ def _parse_unsigned(text: str) -> Fraction | None:
 def _plain(whole: str | None, decimals: str | None, exponent: str | None) -> Fraction | None:
     if not whole and not decimals:
         return None
-    power = int(exponent or 0)
-    if abs(power) > _MAX_EXPONENT:
+    # An exponent of many digits is too large, and is not even read.
+    if exponent and (len(exponent) > 4 or abs(int(exponent)) > _MAX_EXPONENT):
         return None
-    return Fraction(f"{(whole or '0').replace(',', '')}.{decimals or '0'}") * Fraction(10) ** power
+    digits = int((whole or "").replace(",", "") + (decimals or ""))
+    power = int(exponent or 0) - len(decimals or "")
+    return Fraction(digits * 10**power) if power >= 0 else Fraction(digits, 10**-power)
 
 
 def _repeating(whole: str, fixed: str, repeated: str) -> Fraction:

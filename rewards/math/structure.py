@@ -18,9 +18,8 @@ Leaf = Callable[[str, str], bool | None]
 
 
 class Kind(StrEnum):
-    """What the parts of an answer make."""
+    """What brackets or signs make of the parts they hold."""
 
-    LIST = "list"  # 1, 2 or 3
     UNION = "union"
     SET = "set"
     TUPLE = "tuple"  # or open interval: (1, 2) may be either
@@ -38,7 +37,7 @@ class _Compound:
 
 
 _MAX_PARTS = 30
-_UNORDERED = {Kind.LIST, Kind.UNION, Kind.SET}
+_UNORDERED = {Kind.UNION, Kind.SET}
 _BRACKETS = {
     ("(", ")"): Kind.TUPLE,
     ("[", "]"): Kind.CLOSED,

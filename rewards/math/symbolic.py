@@ -6,7 +6,7 @@ Numbers are compared to more digits than a float has; Math-Verify parses, and ju
 from __future__ import annotations
 
 import logging
-from functools import partial
+from functools import lru_cache, partial
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
@@ -41,6 +41,7 @@ def _same_leaf(reference: str, answer: str, *, tolerance: float) -> bool | None:
     return _same_expression(left, right, tolerance)
 
 
+@lru_cache(maxsize=1024)
 def _parsed(latex: str) -> sympy.Basic | None:
     found = parse(f"${latex}$", extraction_config=_LATEX, parsing_timeout=None)
     return found[0] if found and isinstance(found[0], sympy.Basic | sympy.MatrixBase) else None

