@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,19 @@ def _sum(bits: torch.Tensor) -> int:
     return int(bits.sum(dtype=torch.int64))
 
 
+def combined_checksum(workers: Sequence[Mapping[str, int]]) -> int:
+    """The checksum of a model from those of its parameters, as each of the workers that share it holds them.
+
+    A parameter whose sums are equal on all workers is a copy (a norm) and counts once; otherwise they are shards
+    and add up. Workers that each hold a copy of some key-value heads beside shards of others are not recognised.
+    """
+    total = 0
+    for name in workers[0]:
+        sums = [worker[name] for worker in workers]
+        total += sums[0] if len(set(sums)) == 1 else sum(sums)
+    return total % 2**64
+
+
 # -------------------------------------------------------------------- what a model publishes
 
 
@@ -95,6 +108,12 @@ def rounded(weights: Weights, dtype: DType) -> dict[str, torch.Tensor]:
 
 
 # -------------------------------------------------------------------- shared memory
+
+
+def shared_memory() -> Path | None:
+    """Linux keeps files in memory at /dev/shm. None where there is no such folder: temporary files will do."""
+    folder = Path("/dev/shm")
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def publish_file(folder: Path, version: int, weights: Weights, dtype: DType) -> WeightUpdate:

@@ -95,8 +95,10 @@ class _Command(Generic[T]):
     def execute(self) -> None:
         try:
             self.begin(self.future)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who gets it
-            self.future.set_exception(error)
+        except BaseException as error:
+            self.future.set_exception(error)  # it belongs to the caller; the engine goes on
+            if self.phase is Phase.UPDATING:
+                raise  # but not with weights that are half loaded, and of no version
 
 
 class EngineThread:

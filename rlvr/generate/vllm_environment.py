@@ -23,10 +23,10 @@ def engine_environment(model: str, *, gpu: bool) -> dict[str, str]:
     return _ALWAYS | _ON_CPU | {"VLLM_MLA_DISABLE": "0" if _mla_kernel_serves(model) else "1"}
 
 
-def apply_engine_environment(model: str) -> None:
-    """Set it for vLLM in this process, on CPU. Raises RuntimeError when vLLM was imported without it."""
-    needed = engine_environment(model, gpu=False)
-    late = [key for key in _ON_CPU if os.environ.get(key) != needed[key]]
+def apply_engine_environment(model: str, *, gpu: bool) -> None:
+    """Set it for vLLM in this process. Raises RuntimeError when vLLM was imported without it."""
+    needed = engine_environment(model, gpu=gpu)
+    late = [key for key, value in needed.items() if key in _ON_CPU and os.environ.get(key) != value]
     if late and "vllm" in sys.modules:
         raise RuntimeError(
             f"vllm was imported before the generator was started, without {', '.join(late)}: import vllm later, "

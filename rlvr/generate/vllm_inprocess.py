@@ -22,18 +22,22 @@ from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.vllm_arguments import (
+    ADAPTER_ID,
+    cpu_arguments,
+    engine_arguments,
+    sampling_params,
+    scoring_params,
+)
 from rlvr.generate.vllm_environment import apply_engine_environment
-from rlvr.generate.vllm_request import sampling_params, scoring_params
 from rlvr.types import Completion, FinishReason, GenerateRequest
-from rlvr.weight_transport import checksum, read_weights
+from rlvr.weight_transport import checksum, combined_checksum, read_weights
 from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.llm_engine import LLMEngine
-
-ADAPTER_ID = 1  # vLLM counts adapters from 1; a run has one, and loads each version in its place
 
 
 class InProcessVLLM:
@@ -135,7 +139,8 @@ class _Engine:
             one = copy(first)
             one.request_id = str(next(self._numbers))
             if request.sampling.seed is not None:
-                one.sampling_params = sampling_params(request.sampling, index)
+                one.sampling_params = copy(first.sampling_params)
+                one.sampling_params.seed = request.sampling.seed + index
             self._sequences[one.request_id] = (held, index)
             self._core.add_request(one)
 
@@ -223,8 +228,7 @@ class _Engine:
             self._vllm.reset_prefix_cache(reset_running_requests=True)
 
     def _checksum_of_loaded(self, dtype: DType) -> int:
-        (total,) = self._vllm.collective_rpc("rlvr_checksum", args=(dtype.value,))
-        return int(total)
+        return combined_checksum(self._vllm.collective_rpc("rlvr_parameter_sums", args=(dtype.value,)))
 
 
 def _finish_reason(output: EngineCoreOutput) -> FinishReason:
@@ -241,7 +245,7 @@ def _finish_reason(output: EngineCoreOutput) -> FinishReason:
 
 
 def _build_engine(settings: EngineSettings) -> LLMEngine:
-    apply_engine_environment(settings.model)
+    apply_engine_environment(settings.model, gpu=False)
     _import_vllm()
     from vllm import envs
     from vllm.engine.arg_utils import EngineArgs
@@ -251,28 +255,7 @@ def _build_engine(settings: EngineSettings) -> LLMEngine:
 
     vllm_cpu.patch()
     envs.disable_envs_cache()  # an engine before this one may have been of a model with another environment
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=settings.model,
-            dtype=settings.dtype.value,
-            seed=settings.seed,
-            max_model_len=settings.max_tokens,
-            max_num_seqs=settings.max_sequences,
-            max_num_batched_tokens=max(2048, settings.max_tokens),
-            kv_cache_memory_bytes=settings.kv_cache_bytes,
-            logprobs_mode="processed_logprobs",  # after temperature, top-k and top-p: what was sampled from
-            enable_prefix_caching=settings.recompute_kv,  # a cache that outlives the weights misleads new requests
-            enable_lora=settings.lora_rank > 0,
-            max_lora_rank=max(8, settings.lora_rank),
-            max_loras=1,
-            enforce_eager=True,
-            async_scheduling=False,
-            skip_tokenizer_init=True,
-            generation_config="vllm",  # the model's own sampling defaults are not ours
-            disable_log_stats=True,
-            worker_extension_cls="rlvr.generate.vllm_worker.WeightWorker",
-        )
-    )
+    return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(settings), **cpu_arguments(settings)))
 
 
 @cache

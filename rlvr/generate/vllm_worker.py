@@ -41,6 +41,7 @@ class WeightWorker:
 
         self.rlvr_load_items(read_weights(SharedFile(Path(path))).items())
 
-    def rlvr_checksum(self, dtype: str) -> int:
-        """The checksum of the parameters this worker holds."""
-        return checksum(self.model_runner.model.parameters(), DType(dtype))
+    def rlvr_parameter_sums(self, dtype: str) -> dict[str, int]:
+        """The checksum of each parameter that this worker holds, or of its shard."""
+        parameters = self.model_runner.model.named_parameters()
+        return {name: checksum([parameter], DType(dtype)) for name, parameter in parameters}

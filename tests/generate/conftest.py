@@ -19,7 +19,8 @@ from rlvr.generate.settings import EngineSettings
 from rlvr.types import Completion, GenerateRequest, Sampling
 from rlvr.weight_transport import publish_file, published_weights
 from rlvr.weights import WeightReceipt, WeightUpdate
-from tests.generate import tiny_models
+
+from . import tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -43,6 +44,7 @@ def make(engine: str, settings: EngineSettings) -> Generator:
 class Subject:
     """A running generator, and the model it was started from, to hold it against."""
 
+    engine: str
     generator: Generator
     model: PreTrainedModel  # the weights of the version published last
     folder: Path  # for published versions
@@ -61,6 +63,10 @@ class Subject:
         self.version += 1
         return publish_file(self.folder, self.version, published_weights(self.model), dtype)
 
+    def reset_model(self) -> None:
+        """The weights that the engine was started with. They reach it by the next `update`."""
+        self.model.load_state_dict(tiny_models.load(self.model_folder).state_dict())
+
     async def update(self) -> WeightReceipt:
         return await self.generator.update_weights(self.publish())
 
@@ -77,13 +83,13 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     model = tiny_models.save(tiny_models.qwen3(), folder)
     generator = make(request.param, settings_for(folder))
     asyncio.run(generator.start())
-    yield Subject(generator, model, tmp_path_factory.mktemp("weights"), folder)
+    yield Subject(request.param, generator, model, tmp_path_factory.mktemp("weights"), folder)
     asyncio.run(generator.close())
 
 
 @pytest.fixture
 async def subject(running: Subject) -> Subject:
     """The engine, with the weights it was started with."""
-    running.model.load_state_dict(tiny_models.load(running.model_folder).state_dict())
+    running.reset_model()
     await running.update()
     return running

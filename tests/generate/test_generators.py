@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling
-from tests.generate import tiny_models
-from tests.generate.conftest import Subject
+
+from . import tiny_models
+from .conftest import Subject
 
 PROMPT = (5, 17, 400, 31, 8)
 BOUND = 1e-4  # of log-probabilities in float32

@@ -16,8 +16,9 @@ from rlvr.config import DType
 from rlvr.types import Completion, GenerateRequest, Sampling
 from rlvr.weight_transport import pack, publish_file, published_weights, unpack
 from rlvr.weights import SharedFile, WeightUpdate
-from tests.generate import tiny_models
-from tests.generate.conftest import ENGINES, Subject, make, settings_for
+
+from . import tiny_models
+from .conftest import ENGINES, Subject, make, settings_for
 
 PROMPT = (5, 17, 400, 31, 8)
 BOUND = 1e-4
@@ -95,8 +96,9 @@ async def test_weights_that_are_gone_are_an_error_and_change_nothing(subject: Su
 
 
 async def test_many_updates_under_load(subject: Subject) -> None:
-    """150 requests, some aborted, versions arriving all the time: every token matches transformers at the version
+    """Many requests, some aborted, versions arriving meanwhile: every token matches transformers at the version
     that it names."""
+    requests = 150 if subject.engine == "vllm" else 40  # transformers is slower
     rng = random.Random(0)
     models = {subject.version: copy.deepcopy(subject.model)}
     answers: list[tuple[tuple[int, ...], Completion]] = []
@@ -112,16 +114,17 @@ async def test_many_updates_under_load(subject: Subject) -> None:
             await subject.generator.abort(name)
         answers.extend((prompt, completion) for completion in await asked)
 
-    asking = [asyncio.create_task(ask(i)) for i in range(150)]
-    while not all(task.done() for task in asking):
+    asking = [asyncio.create_task(ask(i)) for i in range(requests)]
+    for seed in range(15):
         await asyncio.sleep(0.1)
-        tiny_models.perturb(subject.model, seed=10 + subject.version, scale=0.2)
+        subject.reset_model()
+        tiny_models.perturb(subject.model, seed)
         receipt = await asyncio.wait_for(subject.update(), 30)
         models[receipt.version] = copy.deepcopy(subject.model)
     await asyncio.gather(*asking)
 
-    assert len(answers) == 225
-    assert sum(len(set(c.versions)) > 1 for _, c in answers) > 20
+    assert len(answers) == requests * 3 // 2
+    assert sum(len(set(c.versions)) > 1 for _, c in answers) > 10
     worst = 0.0
     for prompt, completion in answers:
         for version in set(completion.versions):
@@ -146,7 +149,7 @@ async def test_other_families_are_exact_before_and_after_an_update(
     model = tiny_models.save(config, tmp_path / "model")
     generator = make(engine, settings_for(tmp_path / "model"))
     started = await generator.start()
-    subject = Subject(generator, model, tmp_path, tmp_path / "model")
+    subject = Subject(engine, generator, model, tmp_path, tmp_path / "model")
     try:
         assert started.version == 0
         for step in range(3):
@@ -169,7 +172,7 @@ async def test_bfloat16_holds_what_was_published_and_is_close(engine: str, tmp_p
     model = tiny_models.save(tiny_models.qwen3(), tmp_path / "model")
     generator = make(engine, settings_for(tmp_path / "model", DType.BFLOAT16))
     await generator.start()
-    subject = Subject(generator, model, tmp_path, tmp_path / "model")
+    subject = Subject(engine, generator, model, tmp_path, tmp_path / "model")
     try:
         tiny_models.perturb(model, seed=1)
         update = subject.publish(DType.BFLOAT16)

@@ -1,0 +1,90 @@
+"""From our settings to vLLM's: of the engine, and of a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rlvr.generate.settings import EngineSettings
+from rlvr.types import Sampling
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+# vLLM counts adapters from 1. A run has one, and each version is loaded in its place, so that running sequences
+# go on with it too.
+ADAPTER_ID = 1
+
+
+def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
+    """What vLLM's `EngineArgs` takes, on CPU and GPU alike."""
+    return {
+        "model": settings.model,
+        "dtype": settings.dtype.value,
+        "seed": settings.seed,
+        "max_model_len": settings.max_tokens,
+        "max_num_seqs": settings.max_sequences,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        "logprobs_mode": "processed_logprobs",  # after temperature, top-k and top-p: what was sampled from
+        # Where keys and values outlive an update, new requests must not find those of old weights in a cache.
+        "enable_prefix_caching": settings.recompute_kv,
+        "enable_lora": settings.lora_rank > 0,
+        "max_lora_rank": _lora_rank_that_vllm_takes(settings.lora_rank),
+        "max_loras": 1,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # a model's own sampling defaults are not the run's
+        "disable_log_stats": True,
+        "worker_extension_cls": "rlvr.generate.vllm_worker.WeightWorker",
+    }
+
+
+def cpu_arguments(settings: EngineSettings) -> dict[str, Any]:
+    """What is added on CPU: nothing is compiled, and a step returns the tokens of its own forward pass."""
+    return {
+        "enforce_eager": True,
+        "async_scheduling": False,
+        "max_num_batched_tokens": max(2048, settings.max_tokens),
+    }
+
+
+def sampling_params(sampling: Sampling, n: int = 1) -> SamplingParams:
+    """vLLM's form of our sampling settings.
+
+    Only `stop_token_ids` end a turn: what the model's own configuration calls EOS is ignored, so that an engine
+    stops where the run's config says. Text is neither made nor looked at.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=True,
+        logprobs=0,  # of the sampled token alone
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def scoring_params() -> SamplingParams:
+    """Log-probabilities of the prompt. vLLM cannot generate no token at all, so one is made and dropped."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        prompt_logprobs=0,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _lora_rank_that_vllm_takes(rank: int) -> int:
+    """vLLM reserves room for one of a few ranks: the next that holds ours."""
+    return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)

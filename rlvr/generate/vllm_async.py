@@ -1,0 +1,244 @@
+"""vLLM's asynchronous engine, in processes of its own: for GPUs, one or several to a generator.
+
+An update pauses generation between two tokens, keeping the sequences, loads, and goes on. Weights come by a file in
+shared memory, or from GPU to GPU by vLLM's own transfer engine (`start_transfer` and its neighbours).
+
+What was measured: all of it on CPU, with one worker, but for the transfer. Not run, for want of a GPU: the transfer
+by NCCL and CUDA IPC, tensor parallelism, and `reload_weights` on kernels that prepare their weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.config import DType
+from rlvr.generate.engine_thread import GeneratorFailed, Phase, PhaseClock
+from rlvr.generate.protocol import GeneratorStatus
+from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.vllm_arguments import (
+    ADAPTER_ID,
+    cpu_arguments,
+    engine_arguments,
+    sampling_params,
+    scoring_params,
+)
+from rlvr.types import Completion, FinishReason, GenerateRequest
+from rlvr.weight_transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
+from rlvr.weights import AdapterFolder, EngineTransfer, SharedFile, StoredObject, WeightReceipt, WeightUpdate
+
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+
+class AsyncVLLM:
+    """The generator protocol over vLLM's AsyncLLM."""
+
+    def __init__(self, settings: EngineSettings, *, gpu: bool = True) -> None:
+        self._settings = settings
+        self._gpu = gpu
+        self._engine: AsyncLLM | None = None
+        self._clock = PhaseClock()
+        self._in_hand = 0  # sequences
+        self._adapter: Any = None
+        self._version = 0
+        self._checksum = 0
+        self._generated_tokens = 0
+
+    async def start(self) -> GeneratorStatus:
+        engine = await asyncio.to_thread(_build_engine, self._settings, self._gpu)
+        self._engine = engine
+        await engine.update_weight_version("0")
+        self._checksum = await self._checksum_of_loaded(self._settings.dtype)
+        self._clock = PhaseClock()
+        return await self.status()
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        check_request(request, self._settings.max_tokens)
+        params = sampling_params(request.sampling, request.n)
+        async with self._holding(request.n):
+            output = await self._final_output(request.prompt_ids, params, request.id)
+        completions = [_completion(one) for one in output.outputs]
+        self._generated_tokens += sum(len(c.token_ids) for c in completions)
+        return completions
+
+    async def abort(self, request_id: str) -> None:
+        await self._started().abort(request_id)
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        if len(token_ids) < 2:
+            raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
+        async with self._holding(1):
+            output = await self._final_output(token_ids, scoring_params(), f"score-{id(token_ids)}-{time.time_ns()}")
+        after_first = zip(token_ids[1:], output.prompt_logprobs[1:], strict=True)
+        return [at_place[token].logprob for token, at_place in after_first]
+
+    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
+        engine = self._started()
+        started = time.perf_counter()
+        async with self._broken_if_it_fails(f"version {update.version}"):
+            await self._pause()
+            held = await self._load(update)
+            await engine.update_weight_version(str(update.version))
+            self._version, self._checksum = update.version, held
+            await self._resume()
+        return WeightReceipt(self._settings.name, self._version, self._checksum, time.perf_counter() - started)
+
+    async def status(self) -> GeneratorStatus:
+        self._started()
+        return self._clock.status(
+            self._settings.name, self._version, self._checksum, self._in_hand, self._generated_tokens
+        )
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await asyncio.to_thread(engine.shutdown)
+
+    # ---------------------------------------------------------------- weights from GPU to GPU
+    #
+    # The learner drives these through vLLM's trainer side of the same backend, whose client is a class with four
+    # methods of its own making. The weights are then in place: `update_weights` with the source EngineTransfer
+    # names their version, sums them, and lets generation go on.
+
+    async def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Meet the learner, once. `init_info` is the backend's."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._started().init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def start_transfer(self) -> None:
+        """Pause generation, and make ready to receive."""
+        await self._pause()
+        await self._started().start_weight_update()
+
+    async def receive_transfer(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Receive one bucket of weights; the learner sends it meanwhile."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._started().update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_transfer(self) -> None:
+        """All buckets are received. Generation goes on when the version is named."""
+        await self._started().finish_weight_update()
+
+    # ---------------------------------------------------------------- details
+
+    def _started(self) -> AsyncLLM:
+        if self._engine is None:
+            raise RuntimeError(f"{self._settings.name}: not running; `start` comes first and `close` last")
+        return self._engine
+
+    async def _final_output(self, token_ids: Sequence[int], params: Any, request_id: str) -> RequestOutput:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        prompt: Any = {"type": "token", "prompt_token_ids": list(token_ids)}
+        final: RequestOutput | None = None
+        try:
+            async for output in self._started().generate(prompt, params, request_id, lora_request=self._adapter):
+                final = output
+        except EngineDeadError as error:
+            raise GeneratorFailed(f"{self._settings.name} broke: {error}") from error
+        if final is None:
+            raise GeneratorFailed(f"{self._settings.name}: vLLM ended request {request_id} without an answer")
+        return final
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, sequences: int) -> AsyncIterator[None]:
+        self._in_hand += sequences
+        self._clock.enter(Phase.BUSY)
+        try:
+            yield
+        finally:
+            self._in_hand -= sequences
+            if not self._in_hand:
+                self._clock.enter(Phase.WAITING)
+
+    async def _pause(self) -> None:
+        self._clock.enter(Phase.UPDATING)
+        await self._started().pause_generation(mode="keep", clear_cache=self._settings.recompute_kv)
+
+    async def _resume(self) -> None:
+        await self._started().resume_generation()
+        self._clock.enter(Phase.BUSY if self._in_hand else Phase.WAITING)
+
+    @contextlib.asynccontextmanager
+    async def _broken_if_it_fails(self, what: str) -> AsyncIterator[None]:
+        """Weights that are half loaded are of no version: the engine must not go on with them. Its end answers
+        those who wait."""
+        try:
+            yield
+        except BaseException as error:
+            engine = self._started()
+            await asyncio.to_thread(engine.shutdown)
+            raise GeneratorFailed(f"{self._settings.name}: loading {what} failed: {error}") from error
+
+    async def _load(self, update: WeightUpdate) -> int:
+        """Load, and sum what is held then."""
+        engine = self._started()
+        match update.source:
+            case SharedFile(path):
+                await engine.collective_rpc("rlvr_load_file", args=(str(path),))
+            case StoredObject():  # the engine's own processes do not know Ray: through this node's memory
+                weights = await asyncio.to_thread(read_weights, update.source)
+                with tempfile.TemporaryDirectory(prefix="rlvr-received-", dir=shared_memory()) as folder:
+                    copy = await asyncio.to_thread(publish_file, Path(folder), update.version, weights, update.dtype)
+                    assert isinstance(copy.source, SharedFile)
+                    await engine.collective_rpc("rlvr_load_file", args=(str(copy.source.path),))
+            case AdapterFolder(path):
+                await engine.add_lora(_adapter(path, replace=True))
+                self._adapter = _adapter(path, replace=False)
+                # vLLM scales and stacks an adapter as it loads it, so what can be summed is its file.
+                return checksum((await asyncio.to_thread(read_weights, update.source)).values(), update.dtype)
+            case EngineTransfer():
+                pass  # in place already
+        return await self._checksum_of_loaded(update.dtype)
+
+    async def _checksum_of_loaded(self, dtype: DType) -> int:
+        return combined_checksum(await self._started().collective_rpc("rlvr_parameter_sums", args=(dtype.value,)))
+
+
+def _adapter(path: Path, *, replace: bool) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("policy", ADAPTER_ID, str(path), load_inplace=replace)
+
+
+def _completion(output: CompletionOutput) -> Completion:
+    """Our form of vLLM's: spans of versions become a version a token."""
+    tokens = list(output.token_ids)
+    versions = [int(span.version) for span in output.weight_versions or [] for _ in range(span.start, span.end)]
+    return Completion(
+        token_ids=tokens,
+        logprobs=[at_place[token].logprob for token, at_place in zip(tokens, output.logprobs or [], strict=True)],
+        versions=versions,
+        finish=FinishReason(output.finish_reason),
+    )
+
+
+def _build_engine(settings: EngineSettings, gpu: bool) -> AsyncLLM:
+    from rlvr.generate.vllm_environment import apply_engine_environment
+
+    apply_engine_environment(settings.model, gpu=gpu)
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = engine_arguments(settings)
+    if gpu:
+        arguments |= {
+            "tensor_parallel_size": settings.tensor_parallel,
+            "gpu_memory_utilization": settings.gpu_memory_share,
+        }
+        if settings.transfer is not None:
+            arguments["weight_transfer_config"] = {"backend": settings.transfer.value}
+    else:
+        arguments |= cpu_arguments(settings)
+        # The short name "uni" is rewritten to several processes on CPU.
+        arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
