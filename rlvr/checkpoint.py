@@ -44,10 +44,16 @@ class Checkpoint:
         return self.folder / "learner"
 
     def rollouts(self) -> RolloutState:
-        """Unpickled from a file that this program wrote."""
-        state = pickle.loads((self.folder / "rollouts.pkl").read_bytes())
+        """Unpickled from a file that this program wrote. Raises CheckpointError."""
+        file = self.folder / "rollouts.pkl"
+        try:
+            state = pickle.loads(file.read_bytes())
+        except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError) as error:
+            raise CheckpointError(
+                f"{file} cannot be read ({error}); remove {self.folder.name} to go on from the one before"
+            ) from None
         if not isinstance(state, RolloutState):
-            raise CheckpointError(f"{self.folder}/rollouts.pkl holds a {type(state).__name__}")
+            raise CheckpointError(f"{file} holds a {type(state).__name__}")
         return state
 
 
@@ -73,7 +79,8 @@ async def save_checkpoint(
     shutil.rmtree(whole, ignore_errors=True)
     partial.rename(whole)
     _sync_folder(folder)
-    for old in _complete(folder)[:-keep]:
+    killed = folder.glob("step-*.partial")  # saves that did not come to their end
+    for old in (*_complete(folder)[:-keep], *killed):
         shutil.rmtree(old)
     return Checkpoint(whole, state)
 

@@ -1,0 +1,148 @@
+"""Checkpoints: one that can be seen is whole, the newest is found, and what cannot be read is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rlvr.checkpoint import CheckpointError, CheckpointState, latest_checkpoint, save_checkpoint
+from rlvr.data import CursorState
+from rlvr.rollout.ledger import Fate, Ledger
+from rlvr.rollout.rollouts import RolloutState
+from rlvr.types import FinishReason, Group, Message, Score, Task, Trajectory
+
+
+def rollouts(next_id: int = 5) -> RolloutState:
+    task = Task("t", (Message(role="user", content="2+2?"),), (1, 2), "4", {"answer": "4"})
+    trajectory = Trajectory((1, 2), [3], [True], [-0.25], [1], FinishReason.STOP, "4", Score(1.0, parts={"it": 1.0}))
+    group = Group(3, task, [trajectory])
+    ledger = Ledger()
+    ledger.issue(next_id)
+    ledger.settle(Fate.TRAINED, 2)
+    return RolloutState(CursorState(1, 2), next_id, [group], [(4, task)], [(group, Fate.ZERO_VARIANCE)], ledger)
+
+
+async def save(folder: Path, step: int, *, keep: int = 2, weights: str = "w") -> None:
+    async def save_learner(target: Path) -> None:
+        target.mkdir()
+        (target / "weights").write_text(f"{weights}{step}")
+
+    await save_checkpoint(folder, CheckpointState(step, step + 1), rollouts(step), save_learner, keep=keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    await save(tmp_path / "checkpoints", 50)
+    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state == CheckpointState(step=50, version=51)
+    assert (checkpoint.learner / "weights").read_text() == "w50"
+    assert checkpoint.rollouts() == rollouts(50)
+
+
+async def test_the_newest_are_kept_by_number_and_not_by_name(tmp_path: Path) -> None:
+    for step in (999_998, 999_999, 1_000_000):
+        await save(tmp_path, step)
+    assert names(tmp_path) == ["step-1000000", "step-999999"]
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None and newest.state.step == 1_000_000
+
+
+def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path / "never_made") is None
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "step-000050.partial").mkdir()
+    assert latest_checkpoint(tmp_path) is None
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing runs after it."""
+
+
+@pytest.mark.parametrize("moment", ["rollouts", "learner", "state", "rename"])
+async def test_whenever_a_save_is_killed_the_one_before_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    await save(tmp_path, 10, keep=1)
+
+    async def save_learner(target: Path) -> None:
+        assert not (tmp_path / "step-000020").exists(), "not to be seen before it is whole"
+        target.mkdir()
+        if moment == "learner":
+            raise Killed
+
+    real_rename, real_fsync, syncs = Path.rename, os.fsync, 0
+
+    def rename(path: Path, target: Path) -> Path:
+        if moment == "rename":
+            raise Killed
+        return real_rename(path, target)
+
+    def fsync(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == {"rollouts": 1, "state": 2}.get(moment):
+            raise Killed
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Killed):
+        await save_checkpoint(tmp_path, CheckpointState(20, 21), rollouts(20), save_learner, keep=1)
+    monkeypatch.undo()
+
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.state.step, found.rollouts()) == (10, rollouts(10))
+
+    await save(tmp_path, 20, keep=1, weights="again")
+    assert names(tmp_path) == ["step-000020"], "what the killed save left is gone"
+    found = latest_checkpoint(tmp_path)
+    assert found is not None and (found.learner / "weights").read_text() == "again20"
+
+
+async def test_what_a_killed_save_of_another_step_left_is_removed_too(tmp_path: Path) -> None:
+    (tmp_path / "step-000015.partial" / "learner").mkdir(parents=True)
+    await save(tmp_path, 20)
+    assert names(tmp_path) == ["step-000020"]
+
+
+async def test_a_failing_learner_leaves_no_checkpoint_and_is_heard(tmp_path: Path) -> None:
+    async def save_learner(target: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        await save_checkpoint(tmp_path, CheckpointState(1, 1), rollouts(), save_learner, keep=1)
+    assert latest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"step": 1, "version": 1, "more": 1}'])
+async def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    await save(tmp_path, 10)
+    (tmp_path / "step-000010" / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"step-000010 cannot be read .*remove it to go on from the one before"):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "missing", "something_else"])
+async def test_damaged_rollouts_are_named(tmp_path: Path, damage: str) -> None:
+    await save(tmp_path, 10)
+    file = tmp_path / "step-000010" / "rollouts.pkl"
+    match damage:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:40])
+        case "garbage":
+            file.write_bytes(b"not a pickle")
+        case "missing":
+            file.unlink()
+        case "something_else":
+            file.write_bytes(b"N.")  # None, pickled
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    with pytest.raises(CheckpointError, match=r"rollouts\.pkl"):
+        checkpoint.rollouts()
