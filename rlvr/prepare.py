@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from rlvr import plugins
 from rlvr.checkpoint import Checkpoint, latest_checkpoint
-from rlvr.config import Config, Engine, RewardSpec
+from rlvr.config import Config, Engine, EnvConfig, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
 from rlvr.reward import Reward, reward
 from rlvr.rollout.episode import EpisodeRunner, Generates
-from rlvr.rollout.scoring import Scorer, check_arguments
+from rlvr.rollout.scoring import Scorer, check_arguments, check_rewards
 from rlvr.run_folder import RunFolder
 from rlvr.types import Sampling
 
@@ -86,10 +86,14 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     if not rewards:
         names = ", ".join(plugins.short_names("rlvr.rewards"))
         raise PreparationError(f"reward: must be set; short names here are {names}, or package.module:function")
+    check_rewards(rewards)
     for function in rewards:
         check_arguments(function, tasks.columns)
-    env_class = plugins.load("rlvr.envs", config.env.use)
-    return Job(config, tokenizer, tasks, held_out, rewards, functools.partial(env_class, **config.env.arguments))
+        if held_out is not None:
+            check_arguments(function, held_out.columns)
+    job = Job(config, tokenizer, tasks, held_out, rewards, load_env(config.env))
+    job.sampling()  # refuses a stop that is not one token
+    return job
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -115,6 +119,20 @@ def load_reward(spec: RewardSpec) -> Reward:
             raise PreparationError(f"reward {spec.use}: expected a function, found a {type(found).__name__}")
         found = reward(found)
     return bind(found, spec)
+
+
+def load_env(config: EnvConfig) -> Callable[[], Env]:
+    """What makes an env for each episode. Raises PreparationError for arguments that its class does not take."""
+    env_class = plugins.load("rlvr.envs", config.use)
+    if not callable(env_class):
+        raise PreparationError(f"env.use={config.use}: expected a class, found a {type(env_class).__name__}")
+    try:
+        inspect.signature(env_class).bind(**config.arguments)
+    except TypeError as error:
+        raise PreparationError(
+            f"env.arguments: {config.use} cannot be made with them ({error}); it takes {inspect.signature(env_class)}"
+        ) from None
+    return functools.partial(env_class, **config.arguments)
 
 
 def bind(found: Reward, spec: RewardSpec) -> Reward:

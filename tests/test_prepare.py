@@ -1,0 +1,198 @@
+"""What can be known before an engine is started is said then."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from rlvr.config import Config, RewardSpec
+from rlvr.config_loading import load_config, merge
+from rlvr.data import DataError
+from rlvr.plugins import PluginError
+from rlvr.prepare import Job, PreparationError, bind, load_reward, open_run, prepare, stop_token_ids
+from rlvr.reward import Reward, reward
+from rlvr.rollout.scoring import RewardError
+
+MakeConfig = Callable[..., Config]
+
+REWARDS = """
+def right(completion, answer, strict=False):
+    return float(completion == answer)
+
+def needs_solution(completion, solution):
+    return 1.0
+
+NOT_A_FUNCTION = 3
+
+class Game:
+    def __init__(self, level):
+        self.level = level
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A model's folder without weights: nothing here may need them."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    return folder
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, model: Path) -> MakeConfig:
+    """A config that can be run, with changes."""
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    rows = [{"prompt": "2+2?", "answer": "4"}, {"prompt": "3*3?", "answer": "9"}]
+    for name in ("train.jsonl", "held_out.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(*words: str, **settings: Any) -> Config:
+        base = {"model": str(model), "data": str(tmp_path / "train.jsonl"), "reward": f"{tmp_path}/rewards.py:right"}
+        return load_config([], words, merge(base, settings))
+
+    return make
+
+
+def test_a_config_that_fits_is_a_job(make_config: MakeConfig, tmp_path: Path) -> None:
+    job = prepare(make_config(evaluation={"data": str(tmp_path / "held_out.jsonl")}))
+    assert [r.name for r in job.rewards] == ["right"]
+    assert len(job.tasks.tasks) == 2 and job.held_out is not None and len(job.held_out.tasks) == 2
+    assert job.make_env() is not job.make_env(), "an env of its own for every episode"
+    assert job.sampling().temperature == 1.0 and job.evaluation_sampling().temperature == 0.0
+    assert job.sampling().stop_token_ids == (job.tokenizer.eos_token_id,)
+
+
+def test_rewards_given_as_objects_take_the_place_of_those_named(make_config: MakeConfig) -> None:
+    given = reward(name="mine")(lambda completion: 1.0)
+    assert prepare(make_config(), [given]).rewards == [given]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"model": "{tmp}"}, PreparationError, ["model.name={tmp}", "no config.json"]),
+        ({"data": "{tmp}/none.jsonl"}, DataError, ["no file at {tmp}/none.jsonl"]),
+        ({"evaluation": {"data": "{tmp}/none.jsonl"}}, DataError, ["no file at {tmp}/none.jsonl"]),
+        ({"reward": {"functions": []}}, PreparationError, ["reward: must be set", "math_answer"]),
+        ({"reward": "{tmp}/rewards.py:wrong"}, PluginError, ["has no 'wrong'"]),
+        ({"reward": "{tmp}/rewards.py:NOT_A_FUNCTION"}, PreparationError, ["expected a function, found a int"]),
+        ({"reward": "{tmp}/rewards.py:needs_solution"}, RewardError, ["takes solution", "prompt, answer"]),
+        (
+            {"reward": {"functions": [{"use": "{tmp}/rewards.py:right", "arguments": {"strct": True}}]}},
+            PreparationError,
+            ["takes no strct", "it takes completion, answer, strict"],
+        ),
+        (
+            {"reward": {"functions": [{"use": "{tmp}/rewards.py:right", "weight": 0}]}},
+            RewardError,
+            ["weight other than 0"],
+        ),
+        ({"reward": ["{tmp}/rewards.py:right", "{tmp}/rewards.py:right"]}, RewardError, ["names of their own"]),
+        ({"env": "no_such_env"}, PluginError, ["no env named 'no_such_env'", "single_turn"]),
+        ({"env": "{tmp}/rewards.py:NOT_A_FUNCTION"}, PreparationError, ["env.use", "expected a class"]),
+        ({"env": "{tmp}/rewards.py:Game"}, PreparationError, ["env.arguments", "level"]),
+        (
+            {"env": {"use": "single_turn", "arguments": {"tools": 3}}},
+            PreparationError,
+            ["env.arguments", "unexpected keyword argument 'tools'"],
+        ),
+        ({"sampling": {"stop": ["two"]}}, PreparationError, ["sampling.stop: 'two' is 3 tokens", "exactly one"]),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    make_config: MakeConfig, tmp_path: Path, settings: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    settings = json.loads(json.dumps(settings).replace("{tmp}", str(tmp_path)))
+    with pytest.raises(error) as caught:
+        prepare(make_config(**settings))
+    assert [w for w in words if w.replace("{tmp}", str(tmp_path)) not in str(caught.value)] == [], caught.value
+
+
+def test_held_out_tasks_must_have_what_a_reward_takes(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": "2+2?", "answer": "4", "solution": "4"}) + "\n")
+    settings = {"reward": f"{tmp_path}/rewards.py:needs_solution", "evaluation": {"data": f"{tmp_path}/held_out.jsonl"}}
+    with pytest.raises(RewardError, match="takes solution"):
+        prepare(make_config(**settings))
+
+
+def test_an_engine_that_is_not_installed_is_told_with_how_to_install_it(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PreparationError, match=r"python -m rlvr.install_cpu_engine.*generator.engine=transformers"):
+        prepare(make_config("generator.engine=vllm"))
+
+
+# -------------------------------------------------------------------- parts
+
+
+def test_a_named_reward_gets_its_weight_and_its_fixed_arguments() -> None:
+    def near(completion: str, tolerance: float = 0.0) -> float:
+        return tolerance
+
+    bound = bind(Reward(near, "near"), RewardSpec(use="near", weight=0.5, arguments={"tolerance": 0.25}))
+    assert (bound.name, bound.weight, bound("x")) == ("near", 0.5, 0.25)
+    assert bound.required == ["completion"]
+
+
+def test_a_short_name_is_a_reward_with_its_weight() -> None:
+    assert load_reward(RewardSpec(use="math_answer", weight=0.5)).weight == 0.5
+
+
+def test_what_ends_a_turn_is_the_tokenizers_the_models_and_the_users(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>", "#"])
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [ids[0], ids[1]]}))
+    assert stop_token_ids(tokenizer, ["#"], str(tmp_path)) == tuple(sorted(ids))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids[1]}))
+    assert stop_token_ids(tokenizer, [], str(tmp_path)) == tuple(sorted(ids[:2]))
+
+
+# -------------------------------------------------------------------- the run's folder
+
+
+@pytest.fixture
+def open_at(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Any]:
+    return functools.partial(open_run, make_config(run_dir=str(tmp_path / "run")))
+
+
+def test_a_new_run_makes_its_folder(open_at: Callable[..., Any], tmp_path: Path) -> None:
+    folder, checkpoint = open_at(resume=False)
+    assert folder.path == tmp_path / "run" and folder.path.is_dir() and checkpoint is None
+
+
+def test_two_runs_are_never_mixed(open_at: Callable[..., Any]) -> None:
+    folder, _ = open_at(resume=False)
+    folder.metrics.write_text("{}\n")
+    with pytest.raises(PreparationError, match="already holds a run: go on with --resume"):
+        open_at(resume=False)
+
+
+def test_a_resume_without_a_checkpoint_is_refused(open_at: Callable[..., Any]) -> None:
+    open_at(resume=False)
+    with pytest.raises(PreparationError, match="holds no checkpoint"):
+        open_at(resume=True)
+
+
+def test_a_resume_goes_on_from_the_newest_checkpoint(open_at: Callable[..., Any]) -> None:
+    folder, _ = open_at(resume=False)
+    for step in (5, 10):
+        (folder.checkpoints / f"step-{step:06d}").mkdir(parents=True)
+        (folder.checkpoints / f"step-{step:06d}" / "state.json").write_text(json.dumps({"step": step, "version": step}))
+    _, checkpoint = open_at(resume=True)
+    assert checkpoint.state.step == 10
+
+
+def test_a_job_cannot_be_changed(make_config: MakeConfig) -> None:
+    job: Job = prepare(make_config())
+    with pytest.raises(AttributeError):
+        job.rewards = []  # type: ignore[misc]
