@@ -59,9 +59,10 @@ async def check_file(
     rows = read_rows(DataConfig(path=str(file), limit=limit))
     if not rows:
         raise DataError(f"{file}: no rows")
-    for column in filter(None, (columns.completion, columns.target, columns.label)):
-        if column not in rows[0]:
-            raise DataError(f"{file} has no column {column!r}; it has {', '.join(rows[0])}")
+    for number, row in enumerate(rows, start=1):
+        for column in filter(None, (columns.completion, columns.target, columns.label)):
+            if column not in row:
+                raise DataError(f"{file}, row {number} has no column {column!r}; it has {', '.join(row)}")
     check_arguments(reward, list(rows[0]))
     scorer = Scorer([Reward(reward.function, reward.name)], deadline_s=deadline_s, retries=0, workers=2)
     gate = asyncio.Semaphore(_CONCURRENT)
@@ -71,13 +72,20 @@ async def check_file(
             started = time.perf_counter()
             task, trajectory = _as_trajectory(row, columns)
             (score,) = await scorer.score(task, [trajectory])
-            label = bool(row[columns.label]) if columns.label else None
+            label = _label(row[columns.label], file, number) if columns.label else None
             return Checked(number, trajectory.text, task.target, score, label, time.perf_counter() - started)
 
     try:
-        return list(await asyncio.gather(*(check(number, row) for number, row in enumerate(rows))))
+        return list(await asyncio.gather(*(check(number, row) for number, row in enumerate(rows, start=1))))
     finally:
         scorer.close()
+
+
+def _label(value: Any, file: Path, number: int) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):
+        raise DataError(f"{file}, row {number}: the label must be a bool or a number, found {value!r:.80}") from None
 
 
 def _as_trajectory(row: dict[str, Any], columns: Columns) -> tuple[Task, Trajectory]:
