@@ -19,6 +19,9 @@ from torch.nn import functional
 
 PATCHED_VERSION = "0.32.0"
 
+# Parameters that vLLM cuts out of others when it loads multi-head latent attention (`kv_b_proj`).
+DERIVED = frozenset({"W_UK_T", "W_UV"})
+
 
 class UnsupportedVLLM(RuntimeError):
     """This release of vLLM was not tried with the patches."""
@@ -42,10 +45,7 @@ def patch() -> None:
 
 
 def refresh_derived_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Compute again what vLLM derives from weights at load time, and `load_weights` does not refresh.
-
-    Multi-head latent attention keeps two matrices cut out of `kv_b_proj` (W_UK and W_UV).
-    """
+    """Compute the DERIVED parameters again, which `load_weights` does not refresh."""
     from vllm.model_executor.layers.attention.mla_attention import MLAAttention
 
     for module in model.modules():

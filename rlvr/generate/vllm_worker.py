@@ -42,6 +42,9 @@ class WeightWorker:
         self.rlvr_load_items(read_weights(SharedFile(Path(path))).items())
 
     def rlvr_parameter_sums(self, dtype: str) -> dict[str, int]:
-        """The checksum of each parameter that this worker holds, or of its shard."""
-        parameters = self.model_runner.model.named_parameters()
-        return {name: checksum([parameter], DType(dtype)) for name, parameter in parameters}
+        """The checksum of each parameter that this worker holds, or of its shard. Left out is what vLLM derives."""
+        return {
+            name: checksum([parameter], DType(dtype))
+            for name, parameter in self.model_runner.model.named_parameters()
+            if name.rpartition(".")[2] not in vllm_cpu.DERIVED
+        }
