@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Model
 
 from rlvr.config import Config, DType
 from rlvr.learn.algorithms import Aggregation, algorithm_from
@@ -181,6 +181,22 @@ def test_a_step_does_not_depend_on_the_budget(config: MakeConfig, checkpointing:
     assert reports[0].loss == pytest.approx(reports[1].loss, rel=1e-5)
     assert reports[0].grad_norm == pytest.approx(reports[1].grad_norm, rel=1e-5)
     assert reports[0].trained_tokens == reports[1].trained_tokens
+
+
+@pytest.mark.parametrize(("checkpointing", "passes"), [(False, 1), (True, 2)])
+def test_checkpointing_recomputes_each_layer_without_dropout(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, passes: int
+) -> None:
+    learner = started(config(learner={"gradient_checkpointing": checkpointing}))
+    right, calls = Qwen3Attention.forward, []
+
+    def counting(self: Any, *positional: Any, **arguments: Any) -> Any:
+        calls.append(self.training)
+        return right(self, *positional, **arguments)
+
+    monkeypatch.setattr(Qwen3Attention, "forward", counting)
+    learner.train(make_rows())
+    assert calls == [False] * passes * 2  # layers
 
 
 # ---------------------------------------------------------------------- training
