@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from rlvr.rollout.episode import EpisodeRunner
 from rlvr.types import FinishReason, Group, Task, Trajectory
 
+# Enough to keep generators full; the deadline of an episode then does not run while it waits for thousands of others.
+_GROUPS_AT_ONCE = 256
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
@@ -43,7 +46,13 @@ class MixedVersions(RuntimeError):
 
 async def evaluate_tasks(runner: EpisodeRunner, tasks: Sequence[Task], version: int) -> EvaluationReport:
     """Answer every task with the runner's group size and sampling. Raises MixedVersions."""
-    groups = await asyncio.gather(*(runner.run(i, t) for i, t in enumerate(tasks)))
+    gate = asyncio.Semaphore(_GROUPS_AT_ONCE)
+
+    async def answer(number: int, task: Task) -> Group:
+        async with gate:
+            return await runner.run(number, task)
+
+    groups = await asyncio.gather(*(answer(i, t) for i, t in enumerate(tasks)))
     sampled_by = {v for g in groups for t in g.trajectories for v, s in zip(t.versions, t.sampled, strict=True) if s}
     if sampled_by - {version}:
         raise MixedVersions(f"evaluation of version {version} holds tokens of versions {sorted(sampled_by)}")

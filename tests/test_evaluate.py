@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 
@@ -76,6 +77,25 @@ async def test_every_task_is_answered_in_its_order() -> None:
     assert [g.task.id for g in report.groups] == ["0", "1", "2", "3", "4"]
     assert report.metrics()["evaluation/version"] == 5.0
     assert report.metrics()["evaluation/pass@2"] == 1.0
+
+
+async def test_the_episodes_of_a_large_set_do_not_all_wait_in_the_generators_queue() -> None:
+    """Their deadline would run meanwhile."""
+
+    class Counting(Answering):
+        running = most = 0
+
+        async def run(self, group_id: int, task: Task) -> Group:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0)
+            self.running -= 1
+            return await super().run(group_id, task)
+
+    runner = Counting(5)
+    report = await evaluate_tasks(runner, [TASK] * 2000, version=5)
+    assert report.tasks == 2000
+    assert runner.most <= 256
 
 
 @pytest.mark.parametrize("versions", [(4, 4), (5, 6)])
