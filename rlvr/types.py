@@ -120,11 +120,6 @@ class Trajectory:
     generate_s: float = 0.0
     score_s: float = 0.0
 
-    @property
-    def oldest_version(self) -> int:
-        """The oldest policy version that sampled a token of this trajectory."""
-        return min((v for v, s in zip(self.versions, self.sampled, strict=True) if s), default=-1)
-
 
 @dataclass(slots=True)
 class Group:
