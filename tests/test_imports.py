@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,13 +26,7 @@ class Import:
     at_top: bool  # of the module, and not only for the type checker
 
 
-def module_name(path: Path) -> str:
-    """`rewards/math/answer.py` is `rlvr.rewards.math.answer`."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    parts = parts if parts[0] == "rlvr" else ("rlvr", *parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
+@functools.cache
 def imports_of(path: Path) -> list[Import]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     later: set[ast.AST] = set()

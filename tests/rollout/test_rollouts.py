@@ -349,7 +349,7 @@ CHECKPOINT, KILL = "checkpoint", "kill"
 EVENTS = st.one_of(FINISH, FINISH, FINISH, st.just(CHECKPOINT), st.just(KILL))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     script=st.lists(EVENTS, max_size=40),
     max_staleness=st.sampled_from([0, 1, 3]),
