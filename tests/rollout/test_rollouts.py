@@ -339,6 +339,7 @@ async def test_a_resume_with_fewer_slots_starts_nothing_until_they_are_free() ->
     second.rollouts.release(await second.take_now())
     await settle()
     assert second.runner.started == first.runner.started[4:6]
+    assert sorted(i for i, _ in second.rollouts.state().in_flight) == [4, 5, 6, 7], "what waits to start again is kept"
     second.check()
 
 
