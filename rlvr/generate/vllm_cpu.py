@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from rlvr.generate import vllm_cpu_speed
+
 PATCHED_VERSION = "0.32.0"
 
 # Parameters that vLLM cuts out of others when it loads multi-head latent attention (`kv_b_proj`).
@@ -42,6 +44,7 @@ def patch() -> None:
     _keep_linear_weights()
     _keep_expert_weights()
     _rotate_three_dimensions_exactly()
+    vllm_cpu_speed.patch()
 
 
 def refresh_derived_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
