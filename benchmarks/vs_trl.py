@@ -79,7 +79,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_jsonl(folder / "train.jsonl", Split.TRAIN, 4096, repeat)
-            theirs = {t: trl(options.trl_python, folder / "train.jsonl", folder / "trl", options.steps, t) for t in (1, 2)}
+            theirs = {
+                t: trl(options.trl_python, folder / "train.jsonl", folder / "trl", options.steps, t) for t in (1, 2)
+            }
             our = ours(folder / "train.jsonl", folder / "run", options.steps)
         ratios.append(our / max(theirs.values()))
         print(

@@ -13,6 +13,7 @@ from rlvr.config import Config
 from rlvr.config_loading import load_config, merge
 from rlvr.reward import Reward
 from rlvr.reward import reward as as_reward
+from rlvr.run_folder import RunFolder, refuse_used
 
 if TYPE_CHECKING:
     from rlvr.evaluate import EvaluationReport
@@ -35,14 +36,17 @@ def train(
 ) -> RunResult:
     """Train a model by reinforcement learning, and return what the run left.
 
-    `model`: a folder in Hugging Face form, or a hub name. `data`: a path, a hub name, rows in memory
-    (dictionaries or a `datasets.Dataset`), or the settings of the section `data`, whose `path` may be rows as well. `reward`: a short name, `module:function`,
-    a function, or several of them. `settings` are those of `rlvr.config.Config`, sections as dictionaries:
+    `model`: a folder in Hugging Face form, a hub name, or `tiny`. `data`: a path, a hub name, rows in memory
+    (dictionaries or a `datasets.Dataset`), or the settings of the section `data`, whose `path` may be rows as well.
+    `reward`: a short name, `module:function`, a function, or several of them; the first says what is right when
+    held-out answers are counted. `settings` are those of `rlvr.config.Config`, sections as dictionaries:
     `train(..., steps=50, rollout={"max_staleness": 0})`. `config` is a YAML file below all of these.
 
     Raises ConfigError, DataError, RewardError or PreparationError before anything is started.
     """
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
+    if not resume:
+        refuse_used(RunFolder(run_dir))  # before rows in memory are written into it
     tree = _tree(model, settings) | {"run_dir": str(run_dir)}
     data_tree = {
         "data": _data_setting(data, run_dir / "data" / "train.jsonl"),
@@ -96,7 +100,7 @@ def evaluate(
 
 def new_run_dir() -> Path:
     """A folder under runs/ that is named by the moment."""
-    return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
 
 
 def with_run_dir(config: Config) -> Config:

@@ -262,15 +262,22 @@ class RemoteLearner:
 
 async def start_roles(config: Config) -> Roles:
     """Start generators and learner where the config says, side by side. Raises ClusterError."""
-    weights_folder = Path(tempfile.mkdtemp(prefix="rlvr-weights-", dir=_shared_memory()))
+    weights_folder = _weights_folder()
     if config.cluster.backend == "local":
         return await _start_local(config, weights_folder)
     return await _start_ray(config, weights_folder)
 
 
-def _shared_memory() -> str | None:
-    """Linux has it at /dev/shm; elsewhere the folder for temporary files does, slower."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def _weights_folder() -> Path:
+    """A folder in shared memory for this run's versions; those of runs that were killed are removed.
+
+    Linux has shared memory at /dev/shm; elsewhere the folder for temporary files does, slower.
+    """
+    parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+    for other in parent.glob("rlvr-weights-*"):
+        if not Path("/proc", other.name.split("-")[2]).exists():
+            shutil.rmtree(other, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{os.getpid()}-", dir=parent))
 
 
 async def start_generators(config: Config) -> GeneratorPool:
@@ -283,6 +290,8 @@ async def start_generators(config: Config) -> GeneratorPool:
 
 
 async def _start_local(config: Config, weights_folder: Path) -> Roles:
+    import transformers
+
     from rlvr.generate.factory import make_generator
 
     if config.generator.engine is Engine.AUTO:  # vLLM and training in one process share threads badly
@@ -293,7 +302,9 @@ async def _start_local(config: Config, weights_folder: Path) -> Roles:
         LocalLearner(config, weights_folder),
         weights_folder,
     )
-    await asyncio.gather(roles.pool.start(), roles.learner.start())
+    transformers.utils.logging.disable_progress_bar()
+    await roles.pool.start()  # one after the other: transformers cannot load two models at once in one process
+    await roles.learner.start()
     return roles
 
 

@@ -1,12 +1,13 @@
 """Every setting once: its type, default, unit, range, and a line of why.
 
 A config is a tree of sections. It is read from YAML, from `key=value` words on the command line and from
-keyword arguments in Python, all with the same names; `resolve` merges them and refuses what cannot be.
+keyword arguments in Python, all with the same names; `config_loading` merges them and refuses what cannot be.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -50,11 +51,16 @@ class ModelConfig(Section):
     """The policy to train."""
 
     shorthand = "name"
-    name: str = Field(description="a folder in Hugging Face form, or a hub name")
+    name: str = Field(description="a folder in Hugging Face form, a hub name, or `tiny`: the model of the demo")
     dtype: DType | None = Field(
         None, description="of the forward pass; unset: float32 on CPU, bfloat16 on GPU (masters stay float32)"
     )
     lora: LoraConfig = LoraConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _find_tiny(cls, name: str) -> str:
+        return str(files("rlvr.demo") / "base") if name == "tiny" else name
 
 
 class DataConfig(Section):
@@ -76,7 +82,9 @@ class RewardSpec(Section):
 
     shorthand = "use"
     use: str = Field(description="a short name, `package.module:function`, or `path/to/file.py:function`")
-    weight: float = Field(1.0, description="in the sum of rewards; 0 makes it a metric only")
+    weight: float | None = Field(
+        None, description="in the sum of rewards; 0 makes it a metric only; unset: the reward's own, mostly 1"
+    )
     arguments: dict[str, Any] = Field(default_factory=dict, description="fixed arguments, by name")
 
 

@@ -44,8 +44,13 @@ class MixedVersions(RuntimeError):
     """Weights changed while an evaluation ran: its result would belong to no version."""
 
 
-async def evaluate_tasks(runner: EpisodeRunner, tasks: Sequence[Task], version: int) -> EvaluationReport:
-    """Answer every task with the runner's group size and sampling. Raises MixedVersions."""
+async def evaluate_tasks(
+    runner: EpisodeRunner, tasks: Sequence[Task], version: int, verifier: str | None = None
+) -> EvaluationReport:
+    """Answer every task with the runner's group size and sampling; `verifier` is as in `summarize`.
+
+    Raises MixedVersions.
+    """
     gate = asyncio.Semaphore(_GROUPS_AT_ONCE)
 
     async def answer(number: int, task: Task) -> Group:
@@ -56,11 +61,15 @@ async def evaluate_tasks(runner: EpisodeRunner, tasks: Sequence[Task], version: 
     sampled_by = {v for g in groups for t in g.trajectories for v, s in zip(t.versions, t.sampled, strict=True) if s}
     if sampled_by - {version}:
         raise MixedVersions(f"evaluation of version {version} holds tokens of versions {sorted(sampled_by)}")
-    return summarize(groups, version)
+    return summarize(groups, version, verifier)
 
 
-def summarize(groups: Sequence[Group], version: int) -> EvaluationReport:
-    """An answer is right when its score is at least 1; k goes through the powers of two up to the answers per task."""
+def summarize(groups: Sequence[Group], version: int, verifier: str | None = None) -> EvaluationReport:
+    """`verifier` names the reward that says whether an answer is right (at least 1); without it the score does.
+
+    k goes through the powers of two up to the answers per task.
+    """
+    rights = [_rights(group, verifier) for group in groups]
     trajectories = [t for g in groups for t in g.trajectories]
     values = [v for g in groups for v in g.values()]
     most = max((len(g.trajectories) for g in groups), default=1)
@@ -71,21 +80,26 @@ def summarize(groups: Sequence[Group], version: int) -> EvaluationReport:
         answers=len(trajectories),
         without_verdict=len(trajectories) - len(values),
         mean_score=_mean(values),
-        pass_at={k: _mean([pass_at_k(g, k) for g in groups if len(g.values()) >= k]) for k in ks},
+        pass_at={k: _mean([pass_at_k(r, k) for r in rights if len(r) >= k]) for k in ks},
         mean_tokens=_mean([float(sum(t.sampled)) for t in trajectories]),
         truncated_share=_mean([float(_is_truncated(t)) for t in trajectories]),
         groups=list(groups),
     )
 
 
-def pass_at_k(group: Group, k: int) -> float:
+def _rights(group: Group, verifier: str | None) -> list[bool]:
+    """Of the answers with a verdict."""
+    scores = [t.score for t in group.trajectories if t.score is not None and t.score.value is not None]
+    values = [score.value if verifier is None else score.parts.get(verifier) for score in scores]
+    return [value >= 1 for value in values if value is not None]
+
+
+def pass_at_k(rights: Sequence[bool], k: int) -> float:
     """Chance that one of k answers, drawn without replacement, is right: 1 - C(n - c, k) / C(n, k).
 
     The unbiased estimator of Chen et al., 2021 (arXiv 2107.03374), equation 1.
     """
-    values = group.values()
-    right = sum(value >= 1 for value in values)
-    return 1 - math.comb(len(values) - right, k) / math.comb(len(values), k)
+    return 1 - math.comb(len(rights) - sum(rights), k) / math.comb(len(rights), k)
 
 
 def _is_truncated(trajectory: Trajectory) -> bool:

@@ -16,7 +16,7 @@ async def evaluate_alone(job: Job) -> EvaluationReport:
     scorer = job.scorer()
     runner = job.runner(pool, scorer, job.evaluation_sampling(), config.evaluation.samples, "evaluation")
     try:
-        return await evaluate_tasks(runner, job.held_out.tasks, version=0)
+        return await evaluate_tasks(runner, job.held_out.tasks, 0, job.verifier)
     finally:
         scorer.close()
         await pool.close()

@@ -19,7 +19,7 @@ from rlvr.env import Env
 from rlvr.reward import Reward, reward
 from rlvr.rollout.episode import EpisodeRunner, Generates
 from rlvr.rollout.scoring import Scorer, check_arguments, check_rewards
-from rlvr.run_folder import RunFolder
+from rlvr.run_folder import RunFolder, refuse_used
 from rlvr.types import Sampling
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class Job:
     def evaluation_sampling(self) -> Sampling:
         """Of evaluations: as in rollouts, at a temperature of their own."""
         return replace(self.sampling(), temperature=self.config.evaluation.temperature)
+
+    @property
+    def verifier(self) -> str:
+        """The reward that says whether a held-out answer is right: the first with a weight. Others shape."""
+        return next(r.name for r in self.rewards if r.weight)
 
     def scorer(self) -> Scorer:
         """The reward functions with their deadline; to be closed."""
@@ -138,13 +143,15 @@ def load_env(config: EnvConfig) -> Callable[[], Env]:
 def bind(found: Reward, spec: RewardSpec) -> Reward:
     """Fix arguments of a reward. Raises PreparationError for a name it does not take."""
     takes = inspect.signature(found.function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     unknown = [name for name in spec.arguments if name not in takes]
-    if unknown:
+    if unknown and not takes_any:
         raise PreparationError(f"reward {spec.use}: takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
+    weight = found.weight if spec.weight is None else spec.weight
     if not spec.arguments:
-        return Reward(found.function, found.name, spec.weight, found.blocking)
+        return replace(found, weight=weight)
     blocking = functools.partial(found.blocking, **spec.arguments) if found.blocking else None
-    return Reward(functools.partial(found.function, **spec.arguments), found.name, spec.weight, blocking)
+    return Reward(functools.partial(found.function, **spec.arguments), found.name, weight, blocking)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], model: str) -> tuple[int, ...]:
@@ -167,19 +174,18 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], mode
 
 
 def open_run(config: Config, *, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
-    """The run's folder, and the checkpoint to go on from. Raises PreparationError rather than mix two runs."""
+    """The run's folder, and the checkpoint to go on from. Raises RunFolderError rather than mix two runs."""
     if config.run_dir is None:
         raise PreparationError("run_dir: must be set to open a run")
     folder = RunFolder(config.run_dir)
     if resume:
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
-            raise PreparationError(f"--resume: {config.run_dir} holds no checkpoint; leave --resume out to start anew")
+            raise PreparationError(
+                f"--resume: {config.run_dir} holds no checkpoint yet; start anew in another run_dir, or remove this folder"
+            )
         return folder, checkpoint
-    if folder.metrics.exists():
-        raise PreparationError(
-            f"run_dir={config.run_dir} already holds a run: go on with --resume, or name another run_dir"
-        )
+    refuse_used(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     return folder, None
 

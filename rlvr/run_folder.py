@@ -75,6 +75,14 @@ class RunFolder:
         return _steps(self.path / "evaluations")
 
 
+def refuse_used(folder: RunFolder) -> None:
+    """Raises RunFolderError when the folder holds a run: two runs are never mixed."""
+    if folder.metrics.exists():
+        raise RunFolderError(
+            f"run_dir={folder.path} already holds a run: go on with --resume (resume=True), or name another run_dir"
+        )
+
+
 def _name(step: int) -> str:
     return f"step-{step:06d}.parquet"
 

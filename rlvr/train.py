@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +47,19 @@ async def train(job: Job, folder: RunFolder, checkpoint: Checkpoint | None, cons
     """Start the roles, run the loop under the watchdog, and leave a folder that a reader can open."""
     folder.config.write_text(to_yaml(job.config), encoding="utf-8")
     console.note("starting generators and learner")
-    roles = await start_roles(job.config)
-    scorer = job.scorer()
-    training = Training(job, folder, roles, scorer, checkpoint, console)
-    try:
-        return await watch(training.run(), training.progress, training.where_it_stands, job.config.cluster.watchdog_s)
-    finally:
-        await training.close()
-        scorer.close()
-        await roles.close()
+    async with AsyncExitStack() as parts:
+        roles = await start_roles(job.config)
+        parts.push_async_callback(roles.close)
+        scorer = job.scorer()
+        parts.callback(scorer.close)
+        training = Training(job, folder, roles, scorer, checkpoint, console)
+        parts.push_async_callback(training.close)
+        try:
+            watchdog_s = job.config.cluster.watchdog_s
+            return await watch(training.run(), training.progress, training.where_it_stands, watchdog_s)
+        except Exception as error:
+            append_event(folder, training.step, EventKind.FAILURE, f"{type(error).__name__}: {error}")
+            raise
 
 
 class Training:
@@ -100,6 +105,7 @@ class Training:
             await self.roles.learner.load(self.checkpoint.learner)
         await self.publish()  # learner and generators start from weights that are shown to be the same
         await self.evaluate()
+        self.clock.times(*self.stages.finish_step(), await self.roles.pool.statuses())  # counts from here
         self.rollouts.start()
         while self.step < self.config.steps:
             await self.train_step()
@@ -140,7 +146,7 @@ class Training:
         if self.job.held_out is None or any(e.version == self.version for e in self.evaluations):
             return
         self.console.stage("evaluate")
-        report = await evaluate_tasks(self.evaluation_runner, self.job.held_out.tasks, self.version)
+        report = await evaluate_tasks(self.evaluation_runner, self.job.held_out.tasks, self.version, self.job.verifier)
         self.evaluations.append(report)
         self.log.log(self.step, report.metrics())
         write_evaluation(self.folder, self.step, report.groups)
@@ -167,7 +173,7 @@ class Training:
 
     def tell_failures(self, filtered: list[tuple[Group, Fate]], skipped: tuple[str, ...]) -> None:
         """What a reader should know of this step: updates left out, and groups that failed, with one reason."""
-        warnings = [f"the learner left an update out: {reason}" for reason in skipped]
+        warnings = [f"no update: {reason}" for reason in skipped]
         failed = [group for group, fate in filtered if fate is Fate.TOO_FEW_VALID]
         if failed:
             why = next(

@@ -54,9 +54,7 @@ class WorkerPool:
     is what workers see. No process is started before the first call, and none outlives this one.
     """
 
-    def __init__(
-        self, *, size: int, preload: tuple[str, ...] = (), memory_limit_bytes: int | None = None
-    ) -> None:
+    def __init__(self, *, size: int, preload: tuple[str, ...] = (), memory_limit_bytes: int | None = None) -> None:
         if size < 1:
             raise ValueError(f"size: a pool needs at least one worker, got {size}")
         self.size = size
@@ -123,9 +121,7 @@ class WorkerPool:
             if self._closed:
                 raise _closed_error()
             if os.getpid() != self._owner_pid:
-                raise RuntimeError(
-                    "a WorkerPool cannot be used in a forked copy of its process: make a new one there"
-                )
+                raise RuntimeError("a WorkerPool cannot be used in a forked copy of its process: make a new one there")
             if self._idle:
                 claim.set_result(self._idle.pop())
             else:

@@ -19,6 +19,7 @@ from rlvr.plugins import PluginError
 from rlvr.prepare import Job, PreparationError, bind, load_reward, open_run, prepare, stop_token_ids
 from rlvr.reward import Reward, reward
 from rlvr.rollout.scoring import RewardError
+from rlvr.run_folder import RunFolderError
 
 MakeConfig = Callable[..., Config]
 
@@ -173,7 +174,7 @@ def test_a_new_run_makes_its_folder(open_at: Callable[..., Any], tmp_path: Path)
 def test_two_runs_are_never_mixed(open_at: Callable[..., Any]) -> None:
     folder, _ = open_at(resume=False)
     folder.metrics.write_text("{}\n")
-    with pytest.raises(PreparationError, match="already holds a run: go on with --resume"):
+    with pytest.raises(RunFolderError, match="already holds a run: go on with --resume"):
         open_at(resume=False)
 
 

@@ -10,6 +10,7 @@ from rlvr.api import new_run_dir
 from rlvr.config import Config
 from rlvr.config_loading import load_config
 from rlvr.demo.problems import Split, write_jsonl
+from rlvr.run_folder import RunFolder, refuse_used
 
 _TRAIN_PROBLEMS = 4096
 _HELD_OUT_PROBLEMS = 256
@@ -21,6 +22,7 @@ def demo_config(overrides: Sequence[str]) -> Config:
     package = Path(str(files("rlvr.demo")))
     named = [word.partition("=")[2] for word in overrides if word.startswith("run_dir=")]
     run_dir = Path(named[-1]) if named else new_run_dir()
+    refuse_used(RunFolder(run_dir))  # before problems are written into it
     train, held_out = run_dir / "data" / "train.jsonl", run_dir / "data" / "held_out.jsonl"
     of_package = [
         f"data.path={train}",
