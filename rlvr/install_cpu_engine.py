@@ -33,8 +33,10 @@ def _is_needed(requirement: str) -> bool:
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
     print("installing", " ".join(a.partition(";")[0] for a in arguments)[:100], flush=True)
-    if subprocess.run(command, check=False).returncode != 0:
-        sys.exit(f"pip failed; the command was: {' '.join(command)}")
+    # pip calls the requirements that are left out on purpose conflicts: its words are shown when it fails.
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"pip failed; the command was: {' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
 if __name__ == "__main__":
