@@ -1,6 +1,6 @@
 """Make the demo's base model:  python -m rlvr.demo.build_base --out DIR
 
-It takes about eight minutes of one core, and leaves a folder that transformers and vLLM load by its path.
+It takes about ten minutes of one core, and leaves a folder that transformers and vLLM load by its path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EVALUATION_SEED = 1
 
 def main(
     out: Annotated[Path, typer.Option(help="folder for the model and tokenizer")] = Path("runs/demo-base"),
-    seconds: Annotated[float, typer.Option(min=1, help="CPU seconds of training")] = 450.0,
+    seconds: Annotated[float, typer.Option(min=1, help="CPU seconds of training")] = WarmStart().cpu_seconds,
     seed: Annotated[int, typer.Option(help="of the first weights, the problems and the traces")] = 0,
 ) -> None:
     """Make the demo's tokenizer and base model by a warm start, and print how good the base is."""

@@ -140,7 +140,7 @@ THINKS_ABOUT_LONG_STORY = 0.4
 GUESSES_RIGHT = 0.1
 GUESS_IS_OFF_BY = 9
 # Below one half, so that a greedy base reads an unfamiliar verb the wrong way round; and not far below, because
-# RL has to turn each of these readings: at 0.4 it needs twice the steps.
+# RL has to turn each of these readings, and takes longer from further away.
 READS_UNFAMILIAR_VERB_RIGHT = 0.45
 SLIPS_IN_ARITHMETIC = 0.03
 
