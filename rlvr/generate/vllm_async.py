@@ -23,6 +23,7 @@ from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.settings import EngineSettings, check_request
 from rlvr.generate.vllm_arguments import (
     ADAPTER_ID,
+    FIRST_ADAPTER_TOO_LATE,
     cpu_arguments,
     engine_arguments,
     sampling_params,
@@ -192,6 +193,8 @@ class AsyncVLLM:
                     assert isinstance(copy.source, SharedFile)
                     await engine.collective_rpc("rlvr_load_file", args=(str(copy.source.path),))
             case AdapterFolder(path):
+                if self._adapter is None and self._in_hand:
+                    raise FIRST_ADAPTER_TOO_LATE
                 await engine.add_lora(_adapter(path, replace=True))
                 self._adapter = _adapter(path, replace=False)
                 # vLLM scales and stacks an adapter as it loads it, so what can be summed is its file.

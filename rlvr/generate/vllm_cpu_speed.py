@@ -81,7 +81,7 @@ def _no_ranks() -> None:
 def _no_search_for_room_that_is_there() -> None:
     """For each sequence and step the scheduler asks for room for one token, in 12 µs. A running sequence whose last
     block of keys and values is begun, and is not filled by the new tokens, needs nothing: no block, and none to
-    enter into the prefix cache. Blocks hold 128 tokens, so that is nearly always."""
+    enter into the prefix cache. Blocks hold 32 tokens, so that is nearly always."""
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
     from vllm.v1.request import RequestStatus

@@ -24,6 +24,7 @@ from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.settings import EngineSettings, check_request
 from rlvr.generate.vllm_arguments import (
     ADAPTER_ID,
+    FIRST_ADAPTER_TOO_LATE,
     cpu_arguments,
     engine_arguments,
     sampling_params,
@@ -217,6 +218,8 @@ class _Engine:
         from vllm.lora.request import LoRARequest
 
         assert isinstance(update.source, AdapterFolder)
+        if self._adapter is None and self.running:
+            raise FIRST_ADAPTER_TOO_LATE
         path = str(update.source.path)
         self._vllm.add_lora(LoRARequest("policy", ADAPTER_ID, path, load_inplace=True))
         self._adapter = LoRARequest("policy", ADAPTER_ID, path)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from rlvr.config import DType
 from rlvr.types import Completion, GenerateRequest, Sampling
-from rlvr.weight_transport import pack, publish_file, published_weights, unpack
+from rlvr.weight_transport import (
+    checksum,
+    combined_checksum,
+    pack,
+    publish_adapter,
+    publish_file,
+    published_weights,
+    unpack,
+)
 from rlvr.weights import SharedFile, WeightUpdate
 
 from . import tiny_models
@@ -22,6 +32,7 @@ from .conftest import ENGINES, Subject, make, settings_for
 
 PROMPT = (5, 17, 400, 31, 8)
 BOUND = 1e-4
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def independent_checksum(model: PreTrainedModel) -> int:
@@ -151,6 +162,52 @@ async def test_bfloat16_holds_what_was_published_and_is_close(engine: str, tmp_p
         assert 1e-6 < differences.mean() < 0.05
     finally:
         await generator.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_adapters_are_exact_for_new_and_running_sequences(engine: str, tmp_path: Path) -> None:
+    model = tiny_models.save(tiny_models.qwen3(), tmp_path / "model")
+    generator = make(engine, replace(settings_for(tmp_path / "model"), lora_rank=8))
+    await generator.start()
+    subject = Subject(engine, generator, model, tmp_path, tmp_path / "model")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=LINEAR)).eval()
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}
+    models: dict[int, PreTrainedModel] = {}
+
+    async def publish(version: int) -> None:
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_" in name:
+                    parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(version))
+        update = publish_adapter(tmp_path, version, config, peft.get_peft_model_state_dict(adapted))
+        assert (await generator.update_weights(update)).checksum == update.checksum
+        models[version] = copy.deepcopy(adapted)
+
+    try:
+        await publish(1)
+        running = asyncio.create_task(subject.generate(PROMPT, Sampling(200)))
+        await asyncio.sleep(0.2)
+        await publish(2)
+        (new,) = await subject.generate(PROMPT, Sampling(20))
+        (old,) = await running
+    finally:
+        await generator.close()
+    assert set(new.versions) == {2}
+    assert difference(models[2], PROMPT, new).max() < BOUND
+    assert set(old.versions) == {1, 2}
+    for version in (1, 2):
+        of_version = torch.tensor(old.versions) == version
+        assert difference(models[version], PROMPT, old)[of_version].max() < BOUND
+
+
+def test_shards_add_up_and_copies_count_once() -> None:
+    """Two workers share a matrix and each hold the norm."""
+    matrix, norm = torch.randn(8, 6), torch.randn(6)
+    workers = [
+        {"matrix": checksum([matrix[rows]], DType.FLOAT32), "norm": checksum([norm], DType.FLOAT32)}
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    assert combined_checksum(workers) == checksum([norm, matrix], DType.FLOAT32)
 
 
 def test_packing_is_exact_and_aligned() -> None:
