@@ -182,7 +182,7 @@ def open_run(config: Config, *, resume: bool) -> tuple[RunFolder, Checkpoint | N
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
             raise PreparationError(
-                f"--resume: {config.run_dir} holds no checkpoint yet; start anew in another run_dir, or remove this folder"
+                f"--resume: {config.run_dir} holds no checkpoint yet; start anew in another run_dir, or remove this one"
             )
         return folder, checkpoint
     refuse_used(folder)

@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     groups = {row["group_id"]: row["task_id"] for row in seen}
     assert len(set(groups.values())) == len(groups)
     assert len(seen) == 8 * len(groups)
-    assert not [pid for pid in children if Path("/proc", str(pid)).exists() and not _is_zombie(pid)]
+    _wait_until_gone(children)
 
 
 def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
@@ -249,6 +249,16 @@ def _wait_for_step(run: Path, step: int, driver: subprocess.Popen[bytes], limit_
             return
         time.sleep(0.2)
     raise AssertionError(f"no step {step} in {limit_s} s")
+
+
+def _wait_until_gone(pids: list[int], limit_s: float = 60) -> None:
+    """Ray's agents notice the end of their node one after the other."""
+    ends = time.monotonic() + limit_s
+    alive = pids
+    while alive and time.monotonic() < ends:
+        time.sleep(0.5)
+        alive = [pid for pid in pids if Path("/proc", str(pid)).exists() and not _is_zombie(pid)]
+    assert not alive, f"processes {alive} outlive the killed driver by {limit_s} s"
 
 
 def _wait_for_server(address: str, limit_s: float = 90) -> None:
