@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from rlvr.config import Config, Engine
+from rlvr.config import Config, Engine, Transport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.types import Completion, GenerateRequest, Row
@@ -31,6 +31,8 @@ T = TypeVar("T")
 START_S = 1800.0
 UPDATE_S = 600.0
 STATUS_S = 60.0
+# A training step may outlast the watchdog's limit, which counts from the last thing that moved: it moves inside.
+_STEP_PATIENCE = 4
 
 
 class ClusterError(RuntimeError):
@@ -69,11 +71,12 @@ class Roles:
 class LocalLearner:
     """A learner on a thread of this process."""
 
-    def __init__(self, config: Config, weights_folder: Path) -> None:
+    def __init__(self, config: Config, weights_folder: Path, transport: Transport = Transport.SHARED_MEMORY) -> None:
         from rlvr.learn.learner import Learner
 
         self._learner: Learner = Learner(config)
         self._weights_folder = weights_folder
+        self._transport = transport
 
     async def start(self) -> LearnerInfo:
         return await asyncio.to_thread(self._learner.start)
@@ -82,7 +85,7 @@ class LocalLearner:
         return await asyncio.to_thread(self._learner.train, list(rows))
 
     async def publish(self) -> WeightUpdate:
-        return await asyncio.to_thread(self._learner.publish, self._weights_folder)
+        return await asyncio.to_thread(self._learner.publish, self._weights_folder, self._transport)
 
     async def save(self, folder: Path) -> None:
         await asyncio.to_thread(self._learner.save, folder)
@@ -170,9 +173,9 @@ class GeneratorActor:
 class LearnerActor:
     """A learner in a process of its own."""
 
-    def __init__(self, config: Config, placement: Placement, weights_folder: Path) -> None:
+    def __init__(self, config: Config, placement: Placement, weights_folder: Path, transport: Transport) -> None:
         _pin(placement.cores)
-        self._learner = LocalLearner(config, weights_folder)
+        self._learner = LocalLearner(config, weights_folder, transport)
 
     async def start(self) -> LearnerInfo:
         return await self._learner.start()
@@ -314,9 +317,12 @@ async def _start_ray(config: Config, weights_folder: Path) -> Roles:
     from rlvr.generate.factory import engine_environment
 
     connect_ray(config.cluster.address)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    nodes = sum(node["Alive"] for node in ray.nodes())
     cores = sorted(os.sched_getaffinity(0)) if config.cluster.address == "local" else []
     generator_places, learner_place = place(config, cores, gpus)
+    config = _with_gpu_share(config, gpus)
 
     def actor(cls: type, placement: Placement, environment: dict[str, str], *arguments: Any) -> Any:
         threads = {"OMP_NUM_THREADS": str(placement.threads)} if gpus == 0 else {}
@@ -331,17 +337,32 @@ async def _start_ray(config: Config, weights_folder: Path) -> Roles:
             .remote(config, placement, *arguments)
         )
 
-    environment = engine_environment(config)
+    environment = engine_environment(config, gpu=gpus > 0)
     generators = [RemoteGenerator(actor(GeneratorActor, p, environment), p.name) for p in generator_places]
-    learner = RemoteLearner(
-        actor(LearnerActor, learner_place, {}, weights_folder), step_deadline_s=config.cluster.watchdog_s * 4
+    learner = actor(LearnerActor, learner_place, {}, weights_folder, _transport(config, nodes))
+    roles = Roles(
+        GeneratorPool(generators), RemoteLearner(learner, config.cluster.watchdog_s * _STEP_PATIENCE), weights_folder
     )
-    roles = Roles(GeneratorPool(generators), learner, weights_folder)
     try:
         await asyncio.gather(roles.pool.start(), roles.learner.start())
     except ray.exceptions.RayError as error:
         raise ClusterError(f"a role did not start: {error}") from error
     return roles
+
+
+def _transport(config: Config, nodes: int) -> Transport:
+    """Shared memory reaches one node; the object store reaches all."""
+    if config.cluster.transport is Transport.AUTO:
+        return Transport.SHARED_MEMORY if nodes == 1 else Transport.OBJECT_STORE
+    return config.cluster.transport
+
+
+def _with_gpu_share(config: Config, gpus: int) -> Config:
+    """A GPU that generator and learner share has room for both; a generator's own is nearly all its own."""
+    if config.generator.gpu_memory_share is not None:
+        return config
+    generator = config.generator.model_copy(update={"gpu_memory_share": 0.4 if gpus == 1 else 0.85})
+    return config.model_copy(update={"generator": generator})
 
 
 def connect_ray(address: str) -> None:

@@ -199,7 +199,9 @@ class GeneratorConfig(Section):
     kv_cache_gib: float | None = Field(
         None, gt=0, description="GiB for keys and values; unset: 0.25 on CPU, vLLM's own choice on GPU"
     )
-    gpu_memory_share: float = Field(0.85, gt=0, le=1, description="of a GPU's memory, weights included")
+    gpu_memory_share: float | None = Field(
+        None, gt=0, le=1, description="of a GPU's memory, weights included; unset: 0.85, shared with the learner 0.4"
+    )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one generator")
     kv_after_update: Literal["recompute", "keep"] = Field(
         "recompute",
@@ -213,8 +215,6 @@ class Transport(StrEnum):
     AUTO = "auto"
     SHARED_MEMORY = "shared_memory"
     OBJECT_STORE = "object_store"
-    NCCL = "nccl"
-    IPC = "ipc"
 
 
 class ClusterConfig(Section):

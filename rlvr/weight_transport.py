@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from rlvr.config import DType
 from rlvr.weights import (
     AdapterFolder,
-    EngineTransfer,
     PackedTensor,
     SharedFile,
     StoredObject,
@@ -202,8 +201,7 @@ def _remove_adapter(path: Path) -> None:
 
 
 def read_weights(source: WeightSource) -> dict[str, torch.Tensor]:
-    """The weights of a version, by checkpoint name. Raises OSError when a file is gone, TypeError for a source
-    that holds no readable weights."""
+    """The weights of a version, by checkpoint name. Raises OSError when a file is gone."""
     match source:
         case SharedFile(path):
             return _read_file(path)
@@ -214,8 +212,6 @@ def read_weights(source: WeightSource) -> dict[str, torch.Tensor]:
 
             # The store's memory is read-only and torch warns of that; nothing here writes to it.
             return unpack(_read_only_tensor(ray.get(reference)), layout)
-        case EngineTransfer():
-            raise TypeError("weights that a transfer engine brings to the GPU cannot be read from here")
 
 
 def _read_file(path: Path) -> dict[str, torch.Tensor]:

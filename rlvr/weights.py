@@ -44,15 +44,7 @@ class AdapterFolder:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class EngineTransfer:
-    """Weights that vLLM's own transfer engine (NCCL or CUDA IPC) has brought to the GPU already.
-
-    The update then only names the version and asks for the checksum.
-    """
-
-
-WeightSource = SharedFile | StoredObject | AdapterFolder | EngineTransfer
+WeightSource = SharedFile | StoredObject | AdapterFolder
 
 
 @dataclass(frozen=True, slots=True)

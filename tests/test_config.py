@@ -60,7 +60,7 @@ def test_a_bare_value_is_its_sections_main_setting() -> None:
 
 def test_one_reward_or_several_with_weights() -> None:
     functions = config(reward=["math_answer", {"use": "format", "weight": 0.2}]).reward.functions
-    assert [(function.use, function.weight) for function in functions] == [("math_answer", 1.0), ("format", 0.2)]
+    assert [(function.use, function.weight) for function in functions] == [("math_answer", None), ("format", 0.2)]
 
 
 def test_a_bare_value_and_other_settings_of_its_section_go_together() -> None:

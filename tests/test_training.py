@@ -284,3 +284,13 @@ def _is_zombie(pid: int) -> bool:
     with suppress(FileNotFoundError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
+
+
+def test_weights_travel_through_the_object_store_too(tmp_path: Path) -> None:
+    """What several nodes need, on one: the generator verifies each version, or the run would stop."""
+    run = tmp_path / "run"
+    words = [f"run_dir={run}", "steps=3", "evaluation.data=null", "cluster.transport=object_store", *SMALL]
+    done = subprocess.run([*RLVR, "demo", *words], capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line["policy/version"] for line in _steps(run)] == [1, 2, 3]
+    assert max(line["staleness/max"] for line in _steps(run)) >= 1

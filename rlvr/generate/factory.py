@@ -44,13 +44,13 @@ def chosen_engine(config: Config) -> Engine:
     return config.generator.engine
 
 
-def engine_environment(config: Config, model: str | None = None) -> dict[str, str]:
+def engine_environment(config: Config, *, gpu: bool) -> dict[str, str]:
     """Environment variables of a generator's process; Ray sets them by `runtime_env`."""
     if chosen_engine(config) is Engine.TRANSFORMERS:
         return {}
     from rlvr.generate import vllm_environment
 
-    return vllm_environment.engine_environment(model or config.model.name, gpu=has_gpu())
+    return vllm_environment.engine_environment(config.model.name, gpu=gpu)
 
 
 def has_gpu() -> bool:

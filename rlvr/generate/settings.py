@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlvr.config import Config, DType, Transport
+from rlvr.config import Config, DType
 from rlvr.types import GenerateRequest
 
 
@@ -23,7 +23,6 @@ class EngineSettings:
     lora_rank: int = 0  # 0: no adapters
     tensor_parallel: int = 1
     gpu_memory_share: float = 0.85
-    transfer: Transport | None = None  # NCCL or IPC: vLLM's own way of weights from GPU to GPU
 
 
 def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> EngineSettings:
@@ -32,7 +31,6 @@ def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> Engi
     generator = config.generator
     default = DType.BFLOAT16 if gpu else DType.FLOAT32
     memory_gib = generator.kv_cache_gib if gpu else generator.kv_cache_gib or 0.25
-    transport = config.cluster.transport
     adapters = config.model.lora.publish == "adapter"
     return EngineSettings(
         name=name,
@@ -45,8 +43,7 @@ def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> Engi
         recompute_kv=generator.kv_after_update == "recompute",
         lora_rank=config.model.lora.rank if adapters else 0,
         tensor_parallel=generator.tensor_parallel,
-        gpu_memory_share=generator.gpu_memory_share,
-        transfer=transport if transport in (Transport.NCCL, Transport.IPC) else None,
+        gpu_memory_share=generator.gpu_memory_share or 0.85,
     )
 
 

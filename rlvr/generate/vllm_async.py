@@ -1,10 +1,10 @@
 """vLLM's asynchronous engine, in processes of its own: for GPUs, one or several to a generator.
 
-An update pauses generation between two tokens, keeping the sequences, loads, and goes on. Weights come by a file in
-shared memory, or from GPU to GPU by vLLM's own transfer engine (`start_transfer` and its neighbours).
+An update pauses generation between two tokens, keeping the sequences, loads, and goes on. Weights come through host
+memory: a file in shared memory on one node, Ray's object store across nodes.
 
-What was measured: all of it on CPU, with one worker, but for the transfer. Not run, for want of a GPU: the transfer
-by NCCL and CUDA IPC, tensor parallelism, and `reload_weights` on kernels that prepare their weights.
+What was measured: all of it on CPU, with one worker. Not run, for want of a GPU: tensor parallelism, and
+`reload_weights` on kernels that prepare their weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rlvr.generate.vllm_arguments import (
 )
 from rlvr.types import Completion, FinishReason, GenerateRequest
 from rlvr.weight_transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
-from rlvr.weights import AdapterFolder, EngineTransfer, SharedFile, StoredObject, WeightReceipt, WeightUpdate
+from rlvr.weights import AdapterFolder, SharedFile, StoredObject, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -101,33 +101,6 @@ class AsyncVLLM:
         if self._engine is not None:
             engine, self._engine = self._engine, None
             await asyncio.to_thread(engine.shutdown)
-
-    # ---------------------------------------------------------------- weights from GPU to GPU
-    #
-    # The learner drives these through vLLM's trainer side of the same backend, whose client is a class with four
-    # methods of its own making. The weights are then in place: `update_weights` with the source EngineTransfer
-    # names their version, sums them, and lets generation go on.
-
-    async def init_transfer(self, init_info: dict[str, Any]) -> None:
-        """Meet the learner, once. `init_info` is the backend's."""
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        await self._started().init_weight_transfer_engine(WeightTransferInitRequest(init_info))
-
-    async def start_transfer(self) -> None:
-        """Pause generation, and make ready to receive."""
-        await self._pause()
-        await self._started().start_weight_update()
-
-    async def receive_transfer(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Receive one bucket of weights; the learner sends it meanwhile."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        await self._started().update_weights(WeightTransferUpdateRequest(update_info))
-
-    async def finish_transfer(self) -> None:
-        """All buckets are received. Generation goes on when the version is named."""
-        await self._started().finish_weight_update()
 
     # ---------------------------------------------------------------- details
 
@@ -199,8 +172,6 @@ class AsyncVLLM:
                 self._adapter = _adapter(path, replace=False)
                 # vLLM scales and stacks an adapter as it loads it, so what can be summed is its file.
                 return checksum((await asyncio.to_thread(read_weights, update.source)).values(), update.dtype)
-            case EngineTransfer():
-                pass  # in place already
         return await self._checksum_of_loaded(update.dtype)
 
     async def _checksum_of_loaded(self, dtype: DType) -> int:
@@ -238,8 +209,6 @@ def _build_engine(settings: EngineSettings, gpu: bool) -> AsyncLLM:
             "tensor_parallel_size": settings.tensor_parallel,
             "gpu_memory_utilization": settings.gpu_memory_share,
         }
-        if settings.transfer is not None:
-            arguments["weight_transfer_config"] = {"backend": settings.transfer.value}
     else:
         arguments |= cpu_arguments(settings)
         # The short name "uni" is rewritten to several processes on CPU.

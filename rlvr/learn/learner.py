@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlvr.config import Config, DType
+from rlvr.config import Config, DType, Transport
 from rlvr.learn.algorithms import Algorithm, algorithm_from
 from rlvr.learn.loss import LossSums, policy_loss
 from rlvr.learn.model import PolicyModel
@@ -21,7 +21,7 @@ from rlvr.learn.packing import pack
 from rlvr.learn.selfcheck import SelfCheck, check, score, scored_row
 from rlvr.learn.streams import streams_of
 from rlvr.types import Row
-from rlvr.weight_transport import publish_adapter, publish_file
+from rlvr.weight_transport import publish_adapter, publish_file, publish_object
 from rlvr.weights import WeightUpdate
 
 STATE_FILE = "learner.pt"
@@ -227,11 +227,14 @@ class Learner:
 
     # ------------------------------------------------------------------ versions on their way out
 
-    def publish(self, directory: Path) -> WeightUpdate:
-        """Write the current version where generators read it."""
+    def publish(self, directory: Path, transport: Transport = Transport.SHARED_MEMORY) -> WeightUpdate:
+        """Put the current version where generators find it: a file in `directory`, or Ray's object store."""
         if self.config.model.lora.publish == "adapter":
             return publish_adapter(directory, self.version, *self.model.adapter_weights())
-        return publish_file(directory, self.version, self.model.weights(), self._published_dtype())
+        weights, dtype = self.model.weights(), self._published_dtype()
+        if transport is Transport.OBJECT_STORE:
+            return publish_object(self.version, weights, dtype)
+        return publish_file(directory, self.version, weights, dtype)
 
     def export(self, folder: Path) -> None:
         """The policy as a plain Hugging Face folder with its tokenizer, adapters merged, as generators hold it."""
