@@ -56,7 +56,7 @@ def measure(staleness: int, steps: int, seed: int) -> dict[str, float]:
             seed=seed,
             run_dir=str(Path(folder) / "run"),
         )
-        lines = [line for line in read_metrics(result.folder) if line.step > WARM_UP_STEPS]
+        lines = [line for line in read_metrics(result.folder / "metrics.jsonl") if line.step > WARM_UP_STEPS]
     return {name: statistics.fmean(line.values[name] for line in lines) for name in lines[0].values}
 
 

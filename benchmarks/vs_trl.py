@@ -39,7 +39,7 @@ def ours(data: Path, folder: Path, steps: int) -> float:
         run_dir=str(folder),
         tensorboard=False,
     )
-    lines = [line for line in read_metrics(result.folder) if line.step > WARM_UP_STEPS]
+    lines = [line for line in read_metrics(result.folder / "metrics.jsonl") if line.step > WARM_UP_STEPS]
     samples = sum(line.values["answer/count"] for line in lines)
     return samples / sum(line.values["time/step_s"] for line in lines)
 

@@ -50,7 +50,6 @@ def examine() -> list[Finding]:
         _gpus(),
         *(_package(name) for name in ("torch", "transformers", "peft", "ray")),
         _engine(),
-        _compiler(),
     ]
 
 
@@ -137,8 +136,3 @@ def _engine() -> Finding:
         how = "asynchronous engine" if torch.cuda.is_available() else "stepped in the generator's process"
         return Finding(Health.GOOD, name, found, how)
     return Finding(Health.BAD, "vllm", "importable, but of no known version", "install it by pip")
-
-
-def _compiler() -> Finding:
-    found = shutil.which("cc") or shutil.which("gcc")
-    return Finding(Health.GOOD if found else Health.NOTE, "C compiler", found or "missing")

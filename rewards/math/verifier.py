@@ -109,7 +109,7 @@ class MathVerifier:
             return Score(None, Outcome.NO_VERDICT, detail="the reference answer is empty")
         found = final_answer(completion)
         if found is None:
-            return Score(0.0, parts={"correct": 0.0}, detail="no final answer found")
+            return Score(0.0, detail="no final answer found")
         key = (expected, found.text)
         if (known := self._cache.get(key)) is not None:
             return known
@@ -142,14 +142,14 @@ def _compare_in_worker(reference: str, answer: str, tolerance: float) -> bool:
 def _scored(equal: bool, found: FinalAnswer, expected: str) -> Score:
     value = 1.0 if equal else 0.0
     detail = f"{found.source.value} {_shown(found.text)}"
-    return Score(value, parts={"correct": value}, detail=detail if equal else f"{detail}, expected {_shown(expected)}")
+    return Score(value, detail=detail if equal else f"{detail}, expected {_shown(expected)}")
 
 
 def _refused(reason: str, is_reference: bool, found: FinalAnswer) -> Score:
     if is_reference:
         return Score(None, Outcome.NO_VERDICT, detail=f"the reference is too costly to compare: {reason}")
     detail = f"{found.source.value} {_shown(found.text)}, refused as too costly to check: {reason}"
-    return Score(0.0, parts={"correct": 0.0}, detail=detail)
+    return Score(0.0, detail=detail)
 
 
 def _undecided(error: WorkerTimeout | WorkerCrashed | WorkerFailed) -> Score:

@@ -123,7 +123,7 @@ def test_in_a_thread_that_is_not_the_main_one() -> None:
 
 
 def test_a_verdict_says_what_was_found() -> None:
-    assert math_answer(r"\boxed{9}", "7") == Score(0.0, parts={"correct": 0.0}, detail="boxed 9, expected 7")
+    assert math_answer(r"\boxed{9}", "7") == Score(0.0, detail="boxed 9, expected 7")
     assert math_answer(completion=r"\boxed{7}", answer=7).value == 1.0
     assert math_answer("no idea", "7").value == 0.0
     assert math_answer.is_async and math_answer.required == ["completion", "answer"]
