@@ -106,11 +106,12 @@ def settings() -> None:
 def submit(
     words: Words = None,
     address: Annotated[str, typer.Option(help="the cluster's job server")] = "http://127.0.0.1:8265",
+    python: Annotated[str, typer.Option(help="the cluster's Python, where rlvr is installed")] = sys.executable,
 ) -> None:
     """Hand a config to a Ray cluster through its job submission, and follow it to the end."""
     from rlvr.submit import submit_and_follow
 
-    sys.exit(0 if submit_and_follow(_config(words or [], resume=False), address) else 1)
+    sys.exit(0 if submit_and_follow(_config(words or [], resume=False), address, python) else 1)
 
 
 @reward_app.command("check")

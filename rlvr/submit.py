@@ -14,7 +14,7 @@ from rlvr.config import Config
 from rlvr.config_loading import to_yaml
 
 
-def submit_and_follow(config: Config, address: str) -> bool:
+def submit_and_follow(config: Config, address: str, python: str = sys.executable) -> bool:
     """Submit `rlvr train` with this config, print what it prints, and tell whether it succeeded.
 
     The config travels with the job; paths in it must mean the same on the cluster's head, where the driver runs.
@@ -33,7 +33,7 @@ def submit_and_follow(config: Config, address: str) -> bool:
                 "`ray start --head`, or name it with --address"
             ) from None
         job = client.submit_job(
-            entrypoint=f"{sys.executable} -m rlvr.cli train config.yaml cluster.address=auto",
+            entrypoint=f"{python} -m rlvr.cli train config.yaml cluster.address=auto",
             runtime_env={"working_dir": folder},
         )
         print(f"submitted as {job}; stop it with: ray job stop --address {address} {job}", flush=True)
