@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlvr.reward import reward
+from rlvr.reward_function import reward
 
 _OPEN, _CLOSE = "<think>", "</think>"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlvr.reward import reward
+from rlvr.reward_function import reward
 
 
 def _overlong_penalty(completion_tokens: int, max_tokens: int = 20_480, cache_tokens: int = 4096) -> float:

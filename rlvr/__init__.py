@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlvr.api import evaluate, train
     from rlvr.config import Config
-    from rlvr.reward import reward
+    from rlvr.reward_function import reward
     from rlvr.types import Outcome, Score, Task
 
 __version__ = "0.1.0"
@@ -31,7 +31,7 @@ _HOME = {
     "Score": "rlvr.types",
     "Task": "rlvr.types",
     "evaluate": "rlvr.api",
-    "reward": "rlvr.reward",
+    "reward": "rlvr.reward_function",
     "train": "rlvr.api",
 }
 

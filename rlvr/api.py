@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlvr.config import Config
 from rlvr.config_loading import load_config, merge
-from rlvr.reward import Reward
-from rlvr.reward import reward as as_reward
+from rlvr.reward_function import Reward
+from rlvr.reward_function import reward as as_reward
 from rlvr.run_folder import RunFolder, refuse_used
 
 if TYPE_CHECKING:
-    from rlvr.evaluate import EvaluationReport
-    from rlvr.train import RunResult
+    from rlvr.evaluation import EvaluationReport
+    from rlvr.training import RunResult
 
 T = TypeVar("T")
 RewardLike = str | Reward | Callable[..., Any]
@@ -62,7 +62,7 @@ def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resum
     from rlvr.cluster import disconnect_ray
     from rlvr.console import Console
     from rlvr.prepare import open_run, prepare
-    from rlvr.train import train as run_training
+    from rlvr.training import train as run_training
 
     config = with_run_dir(config)
     job = prepare(config, rewards)

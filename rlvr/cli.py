@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rlvr.config import Config
-    from rlvr.train import RunResult
+    from rlvr.training import RunResult
 
 app = typer.Typer(
     help="Reinforcement learning with verifiable rewards.",

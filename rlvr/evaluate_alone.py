@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlvr.cluster import start_generators
-from rlvr.evaluate import EvaluationReport, evaluate_tasks
+from rlvr.evaluation import EvaluationReport, evaluate_tasks
 from rlvr.prepare import Job
 
 

@@ -16,7 +16,7 @@ from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.config import Config, Engine, EnvConfig, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
-from rlvr.reward import Reward, reward
+from rlvr.reward_function import Reward, reward
 from rlvr.rollout.episode import EpisodeRunner, Generates
 from rlvr.rollout.scoring import Scorer, check_arguments, check_rewards
 from rlvr.run_folder import RunFolder, refuse_used

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from rlvr.config import DataConfig
 from rlvr.data import DataError, read_rows
-from rlvr.reward import Reward
+from rlvr.reward_function import Reward
 from rlvr.rollout.scoring import Scorer, check_arguments
 from rlvr.types import FinishReason, Message, Outcome, Score, Task, Trajectory
 

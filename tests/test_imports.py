@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NEIGHBOURS = ("rlvr.rewards", "rlvr.envs", "rlvr.distill", "rlvr.sandbox")
-BOTTOM = {"types", "config", "reward", "env", "workers", "worker_link", "worker_mother", "weights"}
-TRAINS = {"train", "cluster", "api", "cli", "submit", "prepare", "evaluate_alone", "errors"}
+BOTTOM = {"types", "config", "reward_function", "env", "workers", "worker_link", "worker_mother", "weights"}
+TRAINS = {"training", "cluster", "api", "cli", "submit", "prepare", "evaluate_alone", "errors"}
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,20 @@ def test_the_engine_imports_none_of_its_neighbours() -> None:
 
 
 def test_rewards_know_the_bottom_of_the_engine_and_the_sandbox() -> None:
-    allowed = ("rlvr.types", "rlvr.reward", "rlvr.workers", "rlvr.sandbox", "rlvr.rewards")
+    allowed = ("rlvr.types", "rlvr.reward_function", "rlvr.workers", "rlvr.sandbox", "rlvr.rewards")
     assert offenders(ours("rewards"), *allowed) == []
 
 
 def test_envs_know_engine_types_rewards_and_the_sandbox() -> None:
-    allowed = ("rlvr.types", "rlvr.env", "rlvr.reward", "rlvr.workers", "rlvr.rewards", "rlvr.sandbox", "rlvr.envs")
+    allowed = (
+        "rlvr.types",
+        "rlvr.env",
+        "rlvr.reward_function",
+        "rlvr.workers",
+        "rlvr.rewards",
+        "rlvr.sandbox",
+        "rlvr.envs",
+    )
     assert offenders(ours("envs"), *allowed) == []
 
 
@@ -139,8 +147,16 @@ def test_only_the_vllm_engines_know_vllm() -> None:
 
 def test_the_nouns_are_cheap_to_import() -> None:
     program = (
-        "import sys, rlvr, rlvr.types, rlvr.reward, rlvr.env, rlvr.workers\n"
+        "import sys, rlvr, rlvr.types, rlvr.reward_function, rlvr.env, rlvr.workers\n"
         "print(*sorted({'torch', 'ray', 'transformers', 'vllm', 'datasets', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []
+
+
+def test_no_module_takes_the_name_of_a_function_of_the_package() -> None:
+    """Importing `rlvr.train` as a module would put it in the place of the function `rlvr.train`."""
+    import rlvr
+
+    modules = {path.stem for path in Path(rlvr.__file__).parent.iterdir()}
+    assert not modules & set(rlvr.__all__)

@@ -17,7 +17,7 @@ from rlvr.config_loading import load_config, merge
 from rlvr.data import DataError
 from rlvr.plugins import PluginError
 from rlvr.prepare import Job, PreparationError, bind, load_reward, open_run, prepare, stop_token_ids
-from rlvr.reward import Reward, reward
+from rlvr.reward_function import Reward, reward
 from rlvr.rollout.scoring import RewardError
 from rlvr.run_folder import RunFolderError
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rlvr.data import DataError
-from rlvr.reward import Reward
 from rlvr.reward_check import Checked, Columns, check_file, show
+from rlvr.reward_function import Reward
 from rlvr.rollout.scoring import RewardError
 from rlvr.types import Outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from rlvr.reward import reward
+from rlvr.reward_function import reward
 from rlvr.rewards.math.verifier import MathVerifier
 from rlvr.types import Score
 

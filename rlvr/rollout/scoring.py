@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlvr.reward import Form, Reward
+from rlvr.reward_function import Form, Reward
 from rlvr.types import Outcome, Score, Task, Trajectory
 from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
 

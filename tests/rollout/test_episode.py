@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlvr.env import Env, EnvError
 from rlvr.envs.single_turn import SingleTurn
-from rlvr.reward import Reward
+from rlvr.reward_function import Reward
 from rlvr.rollout.episode import EpisodeRunner
 from rlvr.rollout.scoring import Scorer
 from rlvr.types import Completion, FinishReason, GenerateRequest, Group, Message, Outcome, Sampling, Task

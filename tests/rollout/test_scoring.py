@@ -14,7 +14,7 @@ import pytest
 import reward_functions as functions
 
 from rlvr.plugins import load
-from rlvr.reward import Reward, reward
+from rlvr.reward_function import Reward, reward
 from rlvr.rollout.scoring import RewardError, Scorer, check_arguments
 from rlvr.types import FinishReason, Message, Outcome, Score, Task, Trajectory
 

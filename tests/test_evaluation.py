@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.evaluate import MixedVersions, evaluate_tasks, pass_at_k, summarize
+from rlvr.evaluation import MixedVersions, evaluate_tasks, pass_at_k, summarize
 from rlvr.rollout.episode import EpisodeRunner
 from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
 

@@ -13,7 +13,7 @@ from rlvr.cluster import Roles, start_roles
 from rlvr.config_loading import to_yaml
 from rlvr.console import Console
 from rlvr.data import Cursor
-from rlvr.evaluate import EvaluationReport, evaluate_tasks
+from rlvr.evaluation import EvaluationReport, evaluate_tasks
 from rlvr.events import EventKind, append_event
 from rlvr.learn.algorithms import algorithm_from, rows_from
 from rlvr.metrics import MetricLog
