@@ -1,6 +1,6 @@
 """Asynchronous against synchronous: the same run with `max_staleness` 0 and above, side by side in turns.
 
-    python benchmarks/overlap.py [--steps 12] [--staleness 2] [--repeats 3]
+    python benchmarks/overlap.py [--steps 10] [--staleness 2] [--repeats 3]
 
 The generator has one core and the learner the other. Answers have a long tail: an env asks the policy to go on, a
 log-normal number of times. Prints trained tokens per second of both, their ratio, and where each role's time went:
@@ -49,8 +49,8 @@ def measure(staleness: int, steps: int, seed: int) -> dict[str, float]:
             data={"path": rows(Split.TRAIN, 2048, seed), "prompt": "question"},
             reward="math_answer",
             env=f"{Path(__file__).resolve()}:GoOn",
-            rollout={"max_staleness": staleness, "drop_zero_variance": False},
-            sampling={"max_new_tokens": 768},
+            rollout={"max_staleness": staleness, "drop_zero_variance": False, "groups_per_step": 8},
+            sampling={"max_new_tokens": 384},
             learner={"learning_rate": 1e-6},
             steps=steps,
             seed=seed,
@@ -63,7 +63,7 @@ def measure(staleness: int, steps: int, seed: int) -> dict[str, float]:
 def main() -> None:
     """Runs both in turns, so that a slow minute of the machine hits both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--staleness", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
