@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rlvr.api import run_coroutine, with_run_dir
 from rlvr.cluster import ClusterError
 from rlvr.config import Config
 from rlvr.config_loading import to_yaml
+
+_AGENT_START_S = 60.0
 
 
 def submit_and_follow(config: Config, address: str, python: str = sys.executable) -> bool:
@@ -32,7 +35,8 @@ def submit_and_follow(config: Config, address: str, python: str = sys.executable
                 f"no Ray job server answers at {address} ({error}); start one with "
                 "`ray start --head`, or name it with --address"
             ) from None
-        job = client.submit_job(
+        job = _submit(
+            client,
             entrypoint=f"{python} -m rlvr.cli train config.yaml cluster.address=auto",
             runtime_env={"working_dir": folder},
         )
@@ -42,6 +46,18 @@ def submit_and_follow(config: Config, address: str, python: str = sys.executable
     if status is not JobStatus.SUCCEEDED:
         print(f"job {job} ended as {status}: {client.get_job_info(job).message}", file=sys.stderr)
     return status is JobStatus.SUCCEEDED
+
+
+def _submit(client: Any, *, entrypoint: str, runtime_env: dict[str, str]) -> str:
+    """A head that has just started answers before its agent can take jobs: try again for a while."""
+    ends = time.monotonic() + _AGENT_START_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > ends:
+                raise ClusterError(f"the cluster did not take the job: {error}") from None
+            time.sleep(1)
 
 
 async def _follow(client: Any, job: str) -> None:
