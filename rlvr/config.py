@@ -139,19 +139,58 @@ class RolloutConfig(Section):
     deadline_s: float = Field(1800.0, gt=0, description="seconds for one episode; then it counts as failed")
 
 
+class Preset(StrEnum):
+    """Published algorithms; `rlvr.learn.presets` has what each is made of, and its paper."""
+
+    DIS = "dis"
+    GRPO = "grpo"
+    DR_GRPO = "dr_grpo"
+    DAPO = "dapo"
+    PPO_DUAL = "ppo_dual"
+    REINFORCE_PP = "reinforce_pp"
+    RLOO = "rloo"
+    OPO = "opo"
+    MAXRL = "maxrl"
+    GSPO = "gspo"
+    LUSPO = "luspo"
+    GMPO = "gmpo"
+    VESPO = "vespo"
+    KIMI_K2 = "kimi_k2"
+    KIMI_K2_5 = "kimi_k2_5"
+    CISPO = "cispo"
+    SCALERL = "scalerl"
+    SAPO = "sapo"
+    PRIME_RL = "prime_rl"
+    TIS = "tis"
+    ICEPOP = "icepop"
+    SEQUENCE_MIS = "sequence_mis"
+    DECOUPLED_PPO = "decoupled_ppo"
+    GEO_RS_TIS = "geo_rs_tis"
+    K3_RS = "k3_rs"
+    M2PO = "m2po"
+    DEEPSEEK_V3_2 = "deepseek_v3_2"
+    HIGH_ENTROPY = "high_entropy"
+    CLIP_COV = "clip_cov"
+
+
 class AlgorithmConfig(Section):
     """From groups to per-token weights. Unset fields have the preset's value."""
 
     shorthand = "preset"
-    preset: Literal["dis", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"] = Field(
-        "dis", description="dis is made for stale tokens: both sides masked, anchored at the sampler"
+    preset: Preset = Field(
+        Preset.DIS, description="dis is made for stale tokens: both sides masked, anchored at the sampler"
     )
-    advantage: Literal["group_mean", "group_std", "rloo"] | None = Field(None, description="the baseline")
+    advantage: Literal["group_mean", "group_std", "batch_std", "rloo", "opo", "maxrl", "whiten"] | None = Field(
+        None, description="the baseline"
+    )
+    beta: float | None = Field(
+        None, ge=0, description="strength of the KL that holds the policy; 0 is none, and saves the reference model"
+    )
     clip_low: float | None = Field(None, ge=0, description="lower bound of the ratio, as its kernel defines it")
     clip_high: float | None = Field(None, gt=0, description="upper bound of the ratio, as its kernel defines it")
-    aggregation: Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] | None = (
-        Field(None, description="how tokens are weighted against each other")
-    )
+    aggregation: (
+        Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "prompt_mean", "constant"] | None
+    ) = Field(None, description="how tokens are weighted against each other")
     drop_truncated: bool | None = Field(None, description="leave truncated answers out of the loss")
 
 

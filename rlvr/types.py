@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, TypedDict
 
 
@@ -142,7 +142,8 @@ class Row:
     """What a learner eats: token ids of one sequence with per-token streams, all of the same length.
 
     `trained[i]` tells whether token i takes part in the loss. `advantages` and `sampler_logprobs` are 0.0
-    elsewhere. `staleness[i]` is the learner's version minus the version that sampled token i.
+    elsewhere. `staleness[i]` is the learner's version minus the version that sampled token i. `trajectory` is the
+    trajectory's place in its group.
     """
 
     group_id: int
@@ -152,6 +153,21 @@ class Row:
     sampler_logprobs: list[float]
     staleness: list[int]
     truncated: bool = False
+    trajectory: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+class TokenFate(IntEnum):
+    """Why the learner trained a sampled token, or did not. Of several reasons the last in this order is given."""
+
+    TRAINED = 0
+    NO_ADVANTAGE = 1  # its answer was as good as its siblings: nothing to learn
+    BOUNDED = 2  # the kernel's bounds ended or capped its gradient
+    CORRECTED = 3  # sampler and learner disagree on it: the correction gave it a weight of 0
+    MASKED = 4  # by one of the algorithm's masks
+    UNUSABLE = 5  # its sampler log-probability is not finite
+    STALE = 6  # older than max_staleness
+    TRUNCATED = 7  # its answer was cut off, and the algorithm leaves such answers out
+    SKIPPED = 8  # the whole update was left out: its gradient was not finite

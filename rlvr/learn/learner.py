@@ -6,21 +6,25 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlvr.config import Config, DType, Transport
-from rlvr.learn.algorithms import Algorithm, algorithm_from
-from rlvr.learn.loss import LossSums, policy_loss
+from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.learner_report import LearnerReport, TrajectoryKey
+from rlvr.learn.loss import LossSums, policy_loss, view_of
 from rlvr.learn.model import PolicyModel
 from rlvr.learn.optimizer import adamw, learning_rate, set_learning_rate
 from rlvr.learn.packing import pack
-from rlvr.learn.selfcheck import SelfCheck, check, score, scored_row
-from rlvr.learn.streams import streams_of
-from rlvr.types import Row
+from rlvr.learn.presets import algorithm_from
+from rlvr.learn.reference import Reference
+from rlvr.learn.score import score, scored_row
+from rlvr.learn.selfcheck import SelfCheck, check
+from rlvr.learn.streams import TokenStreams, streams_of
+from rlvr.types import Row, TokenFate
 from rlvr.weight_transport import publish_adapter, publish_file, publish_object
 from rlvr.weights import WeightUpdate
 
@@ -42,56 +46,6 @@ class LearnerInfo:
     check: SelfCheck
 
 
-@dataclass(frozen=True, slots=True)
-class LearnerReport:
-    """What became of one batch.
-
-    `loss`, `entropy` (nats), `mismatch_kl` (k3 estimate of KL(sampler || learner), nats) and `mean_ratio`
-    (learner / sampler) are means over trained tokens before each update; `loss` is the sum of weighted
-    log-probabilities, whose gradient is the objective's but whose value is not. `ess` is the effective sample size
-    as a share of the tokens. `grad_norm` is the largest over the batch's updates, before scaling down.
-    Shares are of trained tokens, but for `truncated_share`, of rows. `skipped` says why updates were left out.
-    """
-
-    version: int
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    entropy: float
-    mismatch_kl: float
-    mean_ratio: float
-    ess: float
-    outside_share: float
-    stale_share: float
-    unusable_share: float
-    truncated_share: float
-    trained_tokens: int
-    updates: int
-    seconds: float
-    skipped: tuple[str, ...] = ()
-
-    def metrics(self) -> dict[str, float]:
-        """By the names they have in logs."""
-        return {
-            "learner/loss": self.loss,
-            "learner/grad_norm": self.grad_norm,
-            "learner/learning_rate": self.learning_rate,
-            "learner/entropy": self.entropy,
-            "learner/trained_tokens": float(self.trained_tokens),
-            "learner/updates": float(self.updates),
-            "learner/skipped_updates": float(len(self.skipped)),
-            "learner/seconds": self.seconds,
-            "learner/mismatch_kl": self.mismatch_kl,
-            "learner/mean_ratio": self.mean_ratio,
-            "learner/effective_sample_size": self.ess,
-            "learner/masked_share": self.outside_share + self.stale_share + self.unusable_share,
-            "masked/outside_share": self.outside_share,
-            "masked/stale_share": self.stale_share,
-            "masked/unusable_share": self.unusable_share,
-            "masked/truncated_rows_share": self.truncated_share,
-        }
-
-
 class Learner:
     """Holds the policy and its optimizer. `start` once, then any of the others, one at a time.
 
@@ -111,6 +65,7 @@ class Learner:
         """Load the model and check it. Raises SelfCheckFailed where it cannot be trained rightly."""
         self.model = PolicyModel(self.config)
         checked = check(self.model, self.config.seed)
+        self.reference = Reference(self.config, self.model) if self.algorithm.needs_reference else None
         self.parameters = self.model.trainable()
         self.optimizer = adamw(list(self.parameters.values()), self.config.learner)
         return LearnerInfo(
@@ -133,37 +88,51 @@ class Learner:
         An update is left out, and the report says so, when nothing is left to train or the gradient is not finite.
         The version grows by one unless all were left out.
         """
-        started = time.perf_counter()
+        batch = _Batch(started=time.perf_counter())
         kept = [row for row in rows if not (self.algorithm.drop_truncated and row.truncated)]
         shares = split_by_group(kept, self.config.learner.updates_per_step)
         proximal = self._proximal_logprobs(shares)
-        sums, norms, skipped = LossSums(), [0.0], []
-        rate = 0.0
         for share, share_proximal in zip(shares, proximal, strict=True):
-            rate = learning_rate(self.config.learner, self.updates, self._total_updates())
-            norm = self._accumulate(share, share_proximal, sums)
+            batch.rate = learning_rate(self.config.learner, self.updates, self._total_updates())
+            fates = self._accumulate(share, self._streams(share, share_proximal), batch.sums)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm))
             if math.isfinite(norm):
-                self._update(rate)
-                norms.append(norm)
+                self._update(batch.rate)
+                batch.norms.append(norm)
             else:
-                skipped.append(f"the gradient's norm is {norm}")
+                batch.skipped.append(f"the gradient's norm is {norm}")
+                fates.fill_(TokenFate.SKIPPED)
+            batch.fates |= _by_trajectory(share, fates)
             self.optimizer.zero_grad(set_to_none=True)
         if not shares:
-            skipped.append("no row has a token to train")
-        applied = len(norms) - 1
-        self.version += applied > 0
-        return self._report(rows, kept, sums, max(norms), rate, applied, skipped, time.perf_counter() - started)
+            batch.skipped.append("no row has a token to train")
+        self.version += len(batch.norms) > 0
+        left_out = [row for row in rows if self.algorithm.drop_truncated and row.truncated]
+        batch.fates |= {_key(row): bytes([TokenFate.TRUNCATED]) * sum(row.trained) for row in left_out}
+        return self._report(batch, len(left_out) / max(len(rows), 1))
 
-    def _accumulate(self, rows: list[Row], proximal: Tensor | None, sums: LossSums) -> float:
-        """The gradient of the rows' loss, scaled down to `max_grad_norm`; returns its norm before that."""
-        tokens = streams_of(rows, self.algorithm, self.model.device, proximal)
+    def _streams(self, rows: list[Row], proximal: Tensor | None) -> TokenStreams:
+        """All that the loss needs of the rows' tokens but what the policy says of them now."""
+        reference = self.reference.logprobs(rows) if self.reference else None
+        tokens = streams_of(rows, self.algorithm, self.model.device, proximal, reference)
+        if not self.algorithm.step_masks:
+            return tokens
+        now = score(self.model, rows, self.model.plan, self.model.dtype)
+        view = view_of(self.algorithm, now.logprobs, now.entropy, tokens)
+        for mask in self.algorithm.step_masks:
+            tokens = replace(tokens, kept=tokens.kept & mask.keep(view))
+        return tokens
+
+    def _accumulate(self, rows: list[Row], tokens: TokenStreams, sums: LossSums) -> Tensor:
+        """Add up the gradient of the rows' loss, and its sums; returns each token's fate, [N]."""
+        fates = torch.zeros(len(tokens), dtype=torch.uint8, device=self.model.device)
         for batch in pack(rows, self.model.plan):
             batch = batch.to(self.model.device)
-            logprobs, entropy = self.model.logprobs(batch)
-            loss, part = policy_loss(self.algorithm, logprobs, entropy, tokens.select(batch.tokens))
-            loss.backward()
-            sums.add(part)
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm))
+            part = policy_loss(self.algorithm, *self.model.logprobs(batch), tokens.select(batch.tokens))
+            part.loss.backward()
+            sums.add(part.sums)
+            fates[batch.tokens] = part.fate
+        return fates
 
     def _update(self, rate: float) -> None:
         set_learning_rate(self.optimizer, rate)
@@ -177,47 +146,38 @@ class Learner:
         """
         if len(shares) < 2 or not self.algorithm.needs_proximal:
             return [None] * len(shares)
-        return [score(self.model, share, self.model.plan, self.model.dtype) for share in shares]
+        return [score(self.model, share, self.model.plan, self.model.dtype).logprobs for share in shares]
 
     def _total_updates(self) -> int:
         return self.config.steps * self.config.learner.updates_per_step
 
-    def _report(
-        self,
-        rows: Sequence[Row],
-        kept: list[Row],
-        sums: LossSums,
-        grad_norm: float,
-        rate: float,
-        updates: int,
-        skipped: list[str],
-        seconds: float,
-    ) -> LearnerReport:
-        tokens, usable = max(sums.tokens, 1), max(sums.kept, 1)
+    def _report(self, batch: _Batch, truncated_share: float) -> LearnerReport:
+        sums = batch.sums
+        tokens, usable = max(sums.tokens, 1), max(sums.usable, 1)
+        shares = {fate: count / tokens for fate, count in zip(TokenFate, sums.fates, strict=True)}
         return LearnerReport(
             version=self.version,
             loss=sums.loss,
-            grad_norm=grad_norm,
-            learning_rate=rate,
+            grad_norm=max(batch.norms, default=0.0),
+            learning_rate=batch.rate,
             entropy=sums.entropy / tokens,
             mismatch_kl=sums.k3 / usable,
+            reference_kl=sums.reference_k3 / tokens if self.reference else None,
             mean_ratio=sums.ratio / usable,
             ess=sums.ratio**2 / (usable * sums.ratio_squared) if sums.ratio_squared else 0.0,
-            outside_share=sums.outside / tokens,
-            stale_share=sums.stale / tokens,
-            unusable_share=sums.unusable / tokens,
-            truncated_share=(len(rows) - len(kept)) / max(len(rows), 1),
+            shares=shares | {TokenFate.TRUNCATED: truncated_share},
             trained_tokens=int(sums.tokens),
-            updates=updates,
-            seconds=seconds,
-            skipped=tuple(skipped),
+            updates=len(batch.norms),
+            seconds=time.perf_counter() - batch.started,
+            skipped=tuple(batch.skipped),
+            token_fates=batch.fates,
         )
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         """Of every token under the current policy at the sampling temperature; 0.0 for a row's first token."""
         rows = list(rows)
         scored = [scored_row(row.token_ids, row.group_id) for row in rows]
-        flat = score(self.model, scored, self.model.plan, self.model.dtype).tolist()
+        flat = score(self.model, scored, self.model.plan, self.model.dtype).logprobs.tolist()
         result = []
         for row in rows:
             count = len(row) - 1
@@ -282,6 +242,28 @@ class Learner:
         torch.set_rng_state(state["random"])
         if state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is gathered over the updates of one batch."""
+
+    started: float
+    sums: LossSums = field(default_factory=LossSums)
+    norms: list[float] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    fates: dict[TrajectoryKey, bytes] = field(default_factory=dict)
+    rate: float = 0.0
+
+
+def _key(row: Row) -> TrajectoryKey:
+    return row.group_id, row.trajectory
+
+
+def _by_trajectory(rows: list[Row], fates: Tensor) -> dict[TrajectoryKey, bytes]:
+    """Each row's part of the fates of the rows' trained tokens, [N]."""
+    parts = fates.cpu().split([sum(row.trained) for row in rows])
+    return {_key(row): bytes(part.tolist()) for row, part in zip(rows, parts, strict=True)}
 
 
 def split_by_group(rows: Sequence[Row], parts: int) -> list[list[Row]]:

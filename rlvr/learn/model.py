@@ -7,6 +7,7 @@ weights, for frozen ones too, and makes what is published the rounding of what i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 
@@ -86,6 +87,10 @@ class PolicyModel:
         return token_logprobs(
             hidden.flatten(0, 1)[batch.read], self.head.weight, batch.targets, self.temperature, self.head_chunk
         )
+
+    def without_adapter(self) -> contextlib.AbstractContextManager[None]:
+        """The weights the run began with, while this is entered, where only adapters are trained."""
+        return contextlib.nullcontext() if self.adapter is None else self.adapter.disable_adapter()
 
     def own_logits(self, token_ids: Tensor, dtype: DType) -> Tensor:
         """The logits of one sequence [T] by the model's own forward pass, [T, V]: what the self-check compares with."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rlvr.config import DType
 from rlvr.learn.model import FLASH, PolicyModel
-from rlvr.learn.packing import Layout, PackingPlan, pack
+from rlvr.learn.packing import Layout
+from rlvr.learn.score import score, scored_row
 from rlvr.types import Row
 
 # Largest difference of a log-probability. In float32 it is rounding, 1e-5 at most; in bfloat16, which flash attention
@@ -46,8 +47,8 @@ def check(model: PolicyModel, seed: int) -> SelfCheck:
     rows = _rows(random.Random(seed), model.vocabulary)
     dtype = model.dtype if model.attention == FLASH else DType.FLOAT32
     own = torch.cat([_own(model, row, dtype) for row in rows])
-    alone = score(model, rows, replace(model.plan, layout=Layout.ALONE), dtype)
-    packed = score(model, rows, model.plan, dtype)
+    alone = score(model, rows, replace(model.plan, layout=Layout.ALONE), dtype).logprobs
+    packed = score(model, rows, model.plan, dtype).logprobs
     bound = BOUND_FLOAT32 if dtype is DType.FLOAT32 else BOUND_BFLOAT16
     result = SelfCheck(_largest(alone - own), _largest(packed - alone), bound)
     if not result.head <= bound:
@@ -64,16 +65,6 @@ def check(model: PolicyModel, seed: int) -> SelfCheck:
     return result
 
 
-@torch.no_grad()
-def score(model: PolicyModel, rows: list[Row], plan: PackingPlan, dtype: DType) -> Tensor:
-    """Log-probabilities of the rows' trained tokens, row after row, [N]."""
-    logprobs = torch.empty(sum(sum(row.trained) for row in rows), device=model.device)
-    for batch in pack(rows, plan):
-        batch = batch.to(model.device)
-        logprobs[batch.tokens] = model.logprobs(batch, dtype)[0]
-    return logprobs
-
-
 def _own(model: PolicyModel, row: Row, dtype: DType) -> Tensor:
     ids = torch.tensor(row.token_ids, device=model.device)
     logprobs = (model.own_logits(ids, dtype)[:-1] / model.temperature).log_softmax(-1)
@@ -88,13 +79,6 @@ def _rows(random_source: random.Random, vocabulary: int) -> list[Row]:
 
     prompts = [tokens(5), tokens(9)]
     return [scored_row(prompt + tokens(rest), group) for group, prompt in enumerate(prompts) for rest in (3, 7, 12)]
-
-
-def scored_row(token_ids: list[int], group_id: int) -> Row:
-    """A row of which every token but the first counts."""
-    zeros = [0.0] * len(token_ids)
-    trained = [False] + [True] * (len(token_ids) - 1)
-    return Row(group_id, token_ids, trained, zeros, zeros, [0] * len(token_ids))
 
 
 def _largest(difference: Tensor) -> float:

@@ -24,9 +24,10 @@ Value = TypeVar("Value")
 class TokenStreams:
     """Tensors of shape [N], one entry per trained token.
 
-    `row` is the token's row in the step. `fresh` and `usable` tell whether the token is young enough, and whether
-    its sampler log-probability is finite. `proximal_logprobs` are None while the learner's own log-probabilities
-    are the proximal ones, that is until its first update of a batch.
+    `row` is the token's row in the step, of which there are `rows`. `fresh` and `usable` tell whether the token is
+    young enough, and whether its sampler log-probability is finite; `kept` is what the step's masks leave.
+    `proximal_logprobs` are None while the learner's own log-probabilities are the proximal ones, that is until its
+    first update of a batch. `reference_logprobs` are there where the algorithm has a KL to the reference.
     """
 
     advantages: Tensor
@@ -34,23 +35,29 @@ class TokenStreams:
     row: Tensor
     fresh: Tensor
     usable: Tensor
+    kept: Tensor
     scale: Tensor
+    rows: int
     proximal_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row)
 
     def select(self, index: Tensor) -> TokenStreams:
         """The tokens at `index`, shape [M]."""
-        proximal = self.proximal_logprobs
+        proximal, reference = self.proximal_logprobs, self.reference_logprobs
         return TokenStreams(
             advantages=self.advantages[index],
             sampler_logprobs=self.sampler_logprobs[index],
             row=self.row[index],
             fresh=self.fresh[index],
             usable=self.usable[index],
+            kept=self.kept[index],
             scale=self.scale[index],
+            rows=self.rows,
             proximal_logprobs=None if proximal is None else proximal[index],
+            reference_logprobs=None if reference is None else reference[index],
         )
 
 
@@ -59,6 +66,7 @@ def streams_of(
     algorithm: Algorithm,
     device: torch.device,
     proximal_logprobs: Tensor | None = None,
+    reference_logprobs: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> TokenStreams:
     """Flatten the trained tokens of one optimizer step. The loss is computed in `dtype`."""
@@ -76,27 +84,46 @@ def streams_of(
         row=row.to(device),
         fresh=fresh.to(device),
         usable=usable.to(device),
-        scale=scales(algorithm, row, counted, len(rows)).to(device, dtype),
+        kept=torch.ones_like(usable).to(device),
+        scale=scales(algorithm, row, groups_of(rows), counted).to(device, dtype),
+        rows=len(rows),
         proximal_logprobs=proximal_logprobs,
+        reference_logprobs=reference_logprobs,
     )
 
 
-def scales(algorithm: Algorithm, row: Tensor, counted: Tensor, rows: int) -> Tensor:
-    """n_t of each token, float64 [N]: its share of the loss by the algorithm's aggregation."""
+def groups_of(rows: Sequence[Row]) -> Tensor:
+    """The number of each row's group, counted from 0, [rows]."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(row.group_id for row in rows))}
+    return torch.tensor([numbers[row.group_id] for row in rows], dtype=torch.long)
+
+
+def scales(algorithm: Algorithm, row: Tensor, group: Tensor, counted: Tensor) -> Tensor:
+    """n_t of each token, float64 [N]: its share of the loss by the algorithm's aggregation.
+
+    `row` [N] is each token's row, `group` [rows] each row's group, `counted` [N] the tokens that count.
+    """
     counted = counted.double()
-    tokens_of_row = torch.zeros(rows, dtype=torch.double).index_add(0, row, counted)
-    counted_rows = (tokens_of_row > 0).sum().clamp(min=1).double()
-    tokens_of_row = tokens_of_row.clamp(min=1)[row]
+    tokens_of_row = torch.zeros(len(group), dtype=torch.double).index_add(0, row, counted)
+    rows = _at_least_one((tokens_of_row > 0).sum())
     match algorithm.aggregation:
         case Aggregation.TOKEN_MEAN:
-            denominator = counted.sum().clamp(min=1).expand_as(counted)
+            denominator = _at_least_one(counted.sum()).expand_as(counted)
         case Aggregation.SEQUENCE_MEAN_TOKEN_MEAN:
-            denominator = counted_rows * tokens_of_row
+            denominator = rows * _at_least_one(tokens_of_row)[row]
         case Aggregation.SEQUENCE_MEAN_TOKEN_SUM:
-            denominator = counted_rows.expand_as(counted)
+            denominator = rows.expand_as(counted)
+        case Aggregation.PROMPT_MEAN:
+            tokens_of_group = torch.zeros(len(group), dtype=torch.double).index_add(0, group, tokens_of_row)
+            groups = _at_least_one((tokens_of_group > 0).sum())
+            denominator = groups * _at_least_one(tokens_of_group)[group][row]
         case Aggregation.CONSTANT:
-            denominator = (counted_rows * algorithm.longest_answer).expand_as(counted)
+            denominator = (rows * algorithm.longest_answer).expand_as(counted)
     return 1 / denominator
+
+
+def _at_least_one(count: Tensor) -> Tensor:
+    return count.double().clamp(min=1)
 
 
 def _trained(rows: Sequence[Row], streams: Sequence[Sequence[Value]]) -> list[Value]:

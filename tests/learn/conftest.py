@@ -125,6 +125,7 @@ def make_rows(seed: int = 0, groups: int = 3, size: int = 4, tool_output: bool =
                     advantages=[advantage if f else 0.0 for f in flags],
                     sampler_logprobs=[source.uniform(-5, -3) if f else 0.0 for f in flags],
                     staleness=[0] * len(flags),
+                    trajectory=number,
                 )
             )
     return rows

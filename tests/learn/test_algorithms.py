@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rlvr.config import AlgorithmConfig
-from rlvr.learn.algorithms import Aggregation, Anchor, algorithm_from, rows_from
+from rlvr.learn.advantage import rloo
+from rlvr.learn.algorithms import Aggregation, Anchor
 from rlvr.learn.kernels import Band, PPOClip
+from rlvr.learn.kl import KLGradient, KLPenalty, KLTarget
+from rlvr.learn.presets import algorithm_from
+from rlvr.learn.rows import rows_from
 from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
 
 
@@ -50,6 +54,7 @@ def test_an_answer_without_a_verdict_moves_no_baseline_and_gets_no_row() -> None
     judged = [trajectory(1.0, [0]), trajectory(0.0, [0])]
     rows = rows_from([group(judged[0], trajectory(None, [0]), judged[1])], algorithm(), version=0)
     assert [row.advantages[-1] for row in rows] == [0.5, -0.5]
+    assert [row.trajectory for row in rows] == [0, 2]
 
 
 def test_a_trajectory_in_which_nothing_was_sampled_gets_no_row() -> None:
@@ -70,11 +75,19 @@ def test_overrides_stand_over_the_preset() -> None:
         aggregation="constant",
         drop_truncated=True,
     )
-    assert changed.advantage([1.0, 0.0]) == [1.0, -1.0]
+    assert changed.advantage is rloo
     assert changed.kernel == PPOClip(0.2, 0.3)
     assert changed.aggregation is Aggregation.CONSTANT
     assert (changed.longest_answer, changed.max_staleness, changed.drop_truncated) == (32, 2, True)
     assert changed.anchor is Anchor.PROXIMAL
+
+
+def test_beta_sets_the_strength_of_the_presets_kl_and_gives_the_others_one_to_the_reference() -> None:
+    assert algorithm(preset="grpo", beta=0.04).kl == KLPenalty(0.04, KLTarget.REFERENCE, KLGradient.K3)
+    assert algorithm(preset="grpo", beta=0).kl is None
+    assert not algorithm(preset="grpo", beta=0).needs_reference
+    assert algorithm(preset="dis", beta=0.01).kl == KLPenalty(0.01, KLTarget.REFERENCE, KLGradient.UNBIASED)
+    assert algorithm(preset="prime_rl", beta=0.01).kl == KLPenalty(0.01, KLTarget.SAMPLER, KLGradient.K2)
 
 
 def test_unset_fields_have_the_presets_value() -> None:

@@ -16,14 +16,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Model
 
 from rlvr.config import Config, DType
-from rlvr.learn.algorithms import Aggregation, algorithm_from
-from rlvr.learn.learner import Learner, LearnerReport, split_by_group
+from rlvr.learn.algorithms import Aggregation
+from rlvr.learn.learner import Learner, split_by_group
+from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.loss import policy_loss
 from rlvr.learn.model import PolicyModel
 from rlvr.learn.packing import Layout, pack
+from rlvr.learn.presets import algorithm_from
 from rlvr.learn.selfcheck import SelfCheckFailed
 from rlvr.learn.streams import streams_of
-from rlvr.types import Row
+from rlvr.types import Row, TokenFate
 from rlvr.weight_transport import read_weights
 
 from .conftest import VOCABULARY, make_rows
@@ -144,7 +146,7 @@ def gradient(model: PolicyModel, rows: list[Row], preset_config: Config, **plan:
         parameter.grad = None
     total = 0.0
     for batch in pack(rows, replace(model.plan, **plan)):
-        loss, _ = policy_loss(algorithm, *model.logprobs(batch), tokens.select(batch.tokens))
+        loss = policy_loss(algorithm, *model.logprobs(batch), tokens.select(batch.tokens)).loss
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
@@ -227,7 +229,7 @@ def test_a_report_of_the_policys_own_rows(config: MakeConfig) -> None:
     assert report.trained_tokens == len(tokens)
     assert report.mismatch_kl == pytest.approx(0, abs=1e-6)
     assert (report.mean_ratio, report.ess) == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4))
-    assert (report.outside_share, report.stale_share, report.unusable_share, report.truncated_share) == (0, 0, 0, 0)
+    assert report.shares[TokenFate.TRAINED] == 1 and sum(report.shares.values()) == 1
     assert report.learning_rate == pytest.approx(0.25e-2)
     assert 0 < report.entropy <= math.log(VOCABULARY)
     assert (report.updates, report.skipped) == (1, ())
@@ -241,9 +243,13 @@ def test_stale_and_unusable_tokens_are_in_the_report(config: MakeConfig) -> None
     rows[0].staleness = [2 if t else 0 for t in rows[0].trained]
     rows[1].sampler_logprobs[-1] = math.nan
     report = learner.train(rows)
-    assert report.stale_share == pytest.approx(stale / report.trained_tokens)
-    assert report.unusable_share == pytest.approx(1 / report.trained_tokens)
+    assert report.shares[TokenFate.STALE] == pytest.approx(stale / report.trained_tokens)
+    assert report.shares[TokenFate.UNUSABLE] == pytest.approx(1 / report.trained_tokens)
     assert report.updates == 1
+    assert report.token_fates[0, 0] == bytes([TokenFate.STALE] * stale)
+    assert report.token_fates[0, 1][-1] == TokenFate.UNUSABLE
+    assert set(report.token_fates) == {(row.group_id, row.trajectory) for row in rows}
+    assert set(report.token_fates[2, 3]) == {TokenFate.TRAINED}
 
 
 def test_truncated_answers_are_left_out_where_the_algorithm_says_so(config: MakeConfig) -> None:
@@ -251,9 +257,10 @@ def test_truncated_answers_are_left_out_where_the_algorithm_says_so(config: Make
     rows[0].truncated = True
     rest = started(config(algorithm="dapo")).train(rows[1:])
     report = started(config(algorithm="dapo")).train(rows)
-    assert report.truncated_share == pytest.approx(1 / 12)
+    assert report.shares[TokenFate.TRUNCATED] == pytest.approx(1 / 12)
+    assert report.token_fates[0, 0] == bytes([TokenFate.TRUNCATED] * sum(rows[0].trained))
     assert (report.loss, report.grad_norm) == (rest.loss, rest.grad_norm)
-    assert started(config(algorithm="grpo")).train(rows).truncated_share == 0
+    assert started(config(algorithm="gspo")).train(rows).shares[TokenFate.TRUNCATED] == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -264,6 +271,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(config: MakeConfig, bad: 
     report = learner.train(broken)
     assert "gradient" in report.skipped[0] and report.updates == 0
     assert (report.version, learner.version) == (0, 0)
+    assert {fate for fates in report.token_fates.values() for fate in fates} == {TokenFate.SKIPPED}
     assert same_state(learner, untouched)
 
     learner.train(rows), untouched.train(rows)
@@ -286,8 +294,55 @@ def test_several_updates_are_each_on_whole_groups_against_one_proximal_policy(co
     report = learner.train(rows)
     assert (report.updates, report.version) == (3, 1)
     # The policy moves between the updates, so that against the policy before the batch some tokens are clipped.
-    assert report.outside_share > 0
+    assert report.shares[TokenFate.BOUNDED] > 0
     assert report.mean_ratio != pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_reference_is_the_model_the_run_began_with(config: MakeConfig, tmp_path: Path, lora: bool) -> None:
+    settings = config(algorithm={"preset": "dis", "beta": 0.1}, model=LORA if lora else {})
+    learner = started(settings)
+    rows = with_sampler(learner, make_rows())
+    first = [list(logprobs) for logprobs in learner.logprobs(rows)]
+    reports = [learner.train(rows) for _ in range(4)]
+    assert reports[0].reference_kl == pytest.approx(0, abs=1e-6)
+    assert all((report.reference_kl or 0) > 1e-3 for report in reports[1:])
+
+    trained = [
+        lp for row, of_row in zip(rows, first, strict=True) for lp, t in zip(of_row, row.trained, strict=True) if t
+    ]
+    learner.save(tmp_path)
+    resumed = started(settings)
+    resumed.load(tmp_path)
+    for of_run in (learner, resumed):
+        assert of_run.reference is not None
+        torch.testing.assert_close(of_run.reference.logprobs(rows), torch.tensor(trained), rtol=0, atol=1e-5)
+        assert of_run.logprobs(rows)[0] != first[0]
+
+
+def test_a_strong_kl_keeps_the_policy_near_the_reference(config: MakeConfig) -> None:
+    def moved(beta: float) -> float:
+        learner = started(config(algorithm={"preset": "dis", "beta": beta}))
+        rows = with_sampler(learner, make_rows())
+        before = learner.logprobs(rows)
+        for _ in range(8):
+            learner.train(rows)
+        return sum(
+            (a - b) ** 2 for x, y in zip(before, learner.logprobs(rows), strict=True) for a, b in zip(x, y, strict=True)
+        )
+
+    assert moved(10.0) < 0.5 * moved(0.0)
+
+
+@pytest.mark.parametrize("preset", ["m2po", "high_entropy"])
+def test_masks_of_a_step_do_not_depend_on_the_cut(config: MakeConfig, preset: str) -> None:
+    reports = []
+    for budget in (128, 4096):
+        learner = started(config(algorithm=preset, learner={"token_budget": budget}))
+        reports.append(learner.train(make_rows()))
+    assert reports[0].token_fates == reports[1].token_fates
+    assert 0 < reports[0].shares[TokenFate.MASKED] < 1
+    assert reports[0].grad_norm == pytest.approx(reports[1].grad_norm, rel=1e-5)
 
 
 def test_shares_are_whole_groups() -> None:

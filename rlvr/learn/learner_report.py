@@ -1,0 +1,61 @@
+"""What became of one batch: the numbers that logs show, and what happened to each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlvr.types import TokenFate
+
+# Which trajectory a row came from: its group's id, and its place in the group.
+TrajectoryKey = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerReport:
+    """What became of one batch.
+
+    `loss`, `entropy` (nats), `mismatch_kl` (k3 estimate of KL(sampler || learner), nats), `reference_kl` (the same of
+    KL(learner || reference); None without a reference) and `mean_ratio` (learner / sampler) are means over trained
+    tokens before each update; `loss` is the sum of weighted log-probabilities, whose gradient is the objective's but
+    whose value is not. `ess` is the effective sample size as a share of the tokens. `grad_norm` is the largest over
+    the batch's updates, before scaling down. `shares` are of trained tokens, by fate, but for TRUNCATED, which is of
+    rows. `skipped` says why updates were left out. `token_fates` has a `TokenFate` for each sampled token of a row.
+    """
+
+    version: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    entropy: float
+    mismatch_kl: float
+    reference_kl: float | None
+    mean_ratio: float
+    ess: float
+    shares: Mapping[TokenFate, float]
+    trained_tokens: int
+    updates: int
+    seconds: float
+    skipped: tuple[str, ...]
+    token_fates: Mapping[TrajectoryKey, bytes]
+
+    def metrics(self) -> dict[str, float]:
+        """By the names they have in logs."""
+        of_tokens = (TokenFate.BOUNDED, TokenFate.CORRECTED, TokenFate.MASKED, TokenFate.UNUSABLE, TokenFate.STALE)
+        metrics = {
+            "learner/loss": self.loss,
+            "learner/grad_norm": self.grad_norm,
+            "learner/learning_rate": self.learning_rate,
+            "learner/entropy": self.entropy,
+            "learner/trained_tokens": float(self.trained_tokens),
+            "learner/updates": float(self.updates),
+            "learner/skipped_updates": float(len(self.skipped)),
+            "learner/seconds": self.seconds,
+            "learner/mismatch_kl": self.mismatch_kl,
+            "learner/mean_ratio": self.mean_ratio,
+            "learner/effective_sample_size": self.ess,
+            "learner/masked_share": sum(self.shares[fate] for fate in of_tokens),
+            **{f"masked/{fate.name.lower()}_share": self.shares[fate] for fate in of_tokens},
+            "masked/truncated_rows_share": self.shares[TokenFate.TRUNCATED],
+        }
+        return metrics if self.reference_kl is None else metrics | {"learner/reference_kl": self.reference_kl}

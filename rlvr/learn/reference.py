@@ -1,0 +1,29 @@
+"""The model as the run began with it, which a KL penalty holds the policy near."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rlvr.config import Config
+from rlvr.learn.model import PolicyModel
+from rlvr.learn.score import score
+from rlvr.types import Row
+
+
+class Reference:
+    """Scores rows under the weights of `model.name`.
+
+    With adapters it is the policy without them, and costs no memory; else it is a second copy of the model. A
+    resumed run has the same one, because it is never part of a checkpoint.
+    """
+
+    def __init__(self, config: Config, policy: PolicyModel) -> None:
+        self._model = policy
+        if policy.adapter is None:
+            self._model = PolicyModel(config)
+            self._model.network.requires_grad_(False)
+
+    def logprobs(self, rows: list[Row]) -> Tensor:
+        """Of the rows' trained tokens, row after row, [N]."""
+        with self._model.without_adapter():
+            return score(self._model, rows, self._model.plan, self._model.dtype).logprobs

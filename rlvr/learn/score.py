@@ -1,0 +1,39 @@
+"""Log-probabilities without gradients: of the policy before an update, of a reference, of any given tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlvr.config import DType
+from rlvr.learn.model import PolicyModel
+from rlvr.learn.packing import PackingPlan, pack
+from rlvr.types import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Of the rows' trained tokens, row after row: log-probabilities, and entropies of the policy there, in nats. [N]"""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+@torch.no_grad()
+def score(model: PolicyModel, rows: list[Row], plan: PackingPlan, dtype: DType) -> Scored:
+    """Score the rows' trained tokens; the layers compute in `dtype`."""
+    logprobs = torch.empty(sum(sum(row.trained) for row in rows), device=model.device)
+    entropy = torch.empty_like(logprobs)
+    for batch in pack(rows, plan):
+        batch = batch.to(model.device)
+        logprobs[batch.tokens], entropy[batch.tokens] = model.logprobs(batch, dtype)
+    return Scored(logprobs, entropy)
+
+
+def scored_row(token_ids: list[int], group_id: int) -> Row:
+    """A row of which every token but the first counts."""
+    zeros = [0.0] * len(token_ids)
+    trained = [False] + [True] * (len(token_ids) - 1)
+    return Row(group_id, token_ids, trained, zeros, zeros, [0] * len(token_ids))
