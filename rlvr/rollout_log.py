@@ -7,7 +7,7 @@ hold the tokens, so that a step can be scored or trained again from its file alo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from rlvr.files import replacing
 from rlvr.rollout.ledger import Fate
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.types import FinishReason, Group, Message, Outcome, Score, Task, Trajectory
-
-Advantage = Callable[[Sequence[float]], list[float]]
 
 _READABLE = [
     ("step", pa.int64()),
@@ -83,20 +81,21 @@ def write_rollouts(
     step: int,
     groups: Sequence[Group],
     filtered: Sequence[tuple[Group, Fate]],
-    advantage: Advantage | None = None,
+    advantages: Sequence[Sequence[float]] | None = None,
 ) -> Path:
     """Write what a step trained on and what was filtered before it; the same step's file is replaced.
 
-    `advantage` is the algorithm's, from the scores of a group; without it the column stays null.
+    `advantages` are the algorithm's, for each group one per answer with a verdict; without them the column is null.
     """
-    rows = [row for group in groups for row in _rows(step, group, Fate.TRAINED, advantage)]
-    rows += [row for group, fate in filtered for row in _rows(step, group, fate, None)]
+    of_groups = advantages if advantages is not None else [()] * len(groups)
+    rows = [r for g, a in zip(groups, of_groups, strict=True) for r in _rows(step, g, Fate.TRAINED, a)]
+    rows += [row for group, fate in filtered for row in _rows(step, group, fate)]
     return _write(folder.rollouts(step), rows)
 
 
 def write_evaluation(folder: RunFolder, step: int, groups: Sequence[Group]) -> Path:
     """Write answers to held-out tasks, given after `step`; the same step's file is replaced."""
-    return _write(folder.evaluation(step), [row for group in groups for row in _rows(step, group, None, None)])
+    return _write(folder.evaluation(step), [row for group in groups for row in _rows(step, group, None)])
 
 
 def read_rollouts(path: Path) -> list[LoggedRollout]:
@@ -146,8 +145,10 @@ def prompt_text(messages: Sequence[Message]) -> str:
 # ---------------------------------------------------------------- groups to rows
 
 
-def _rows(step: int, group: Group, group_fate: Fate | None, advantage: Advantage | None) -> Iterator[dict[str, Any]]:
-    advantages = iter(advantage(group.values()) if advantage else ())
+def _rows(
+    step: int, group: Group, group_fate: Fate | None, of_answers: Sequence[float] = ()
+) -> Iterator[dict[str, Any]]:
+    advantages = iter(of_answers)
     for trajectory in group.trajectories:
         has_value = trajectory.score is not None and trajectory.score.value is not None
         yield {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlvr.checkpoint import Checkpoint, CheckpointState, save_checkpoint
@@ -15,10 +15,12 @@ from rlvr.console import Console
 from rlvr.data import Cursor
 from rlvr.evaluation import EvaluationReport, evaluate_tasks
 from rlvr.events import EventKind, append_event
-from rlvr.learn.algorithms import algorithm_from, rows_from
+from rlvr.learn.algorithms import Algorithm, algorithm_from, rows_from
+from rlvr.learn.gdpo import GDPO
 from rlvr.metrics import MetricLog
 from rlvr.prepare import Job
 from rlvr.report import write_report
+from rlvr.reward_function import Combine
 from rlvr.rollout.ledger import Fate
 from rlvr.rollout.rollouts import Rollouts
 from rlvr.rollout.scoring import Scorer
@@ -62,6 +64,13 @@ async def train(job: Job, folder: RunFolder, checkpoint: Checkpoint | None, cons
             raise
 
 
+def algorithm_of(job: Job) -> Algorithm:
+    """The config's algorithm; with `reward.combine=gdpo` it makes advantages of each reward by itself."""
+    c = job.config
+    algorithm = algorithm_from(c.algorithm, c.rollout.max_staleness, c.sampling.max_new_tokens)
+    return replace(algorithm, gdpo=GDPO(tuple(job.rewards))) if c.reward.combine is Combine.GDPO else algorithm
+
+
 class Training:
     """The state of a run: what has been trained, what is in flight, and the books."""
 
@@ -80,7 +89,7 @@ class Training:
         self.folder = folder
         self.roles = roles
         self.console = console
-        self.algorithm = algorithm_from(config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens)
+        self.algorithm = algorithm_of(job)
         self.step = checkpoint.state.step if checkpoint else 0
         self.version = checkpoint.state.version if checkpoint else 0
         self.checkpoint = checkpoint
@@ -97,6 +106,7 @@ class Training:
             job.runner(roles.pool, scorer, job.sampling(), config.rollout.group_size, "g"),
             config.rollout,
             saved,
+            self.algorithm.is_flat,
         )
 
     async def run(self) -> RunResult:
@@ -167,7 +177,8 @@ class Training:
         metrics |= self.clock.times(stage_s, step_s, await self.roles.pool.statuses())
         metrics |= throughput_metrics(metrics, step_s)
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
-        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, self.algorithm.advantage)
+        advantages = self.algorithm.advantages(groups)
+        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, advantages)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
 

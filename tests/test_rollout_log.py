@@ -75,7 +75,7 @@ def test_a_row_says_what_became_of_a_trajectory_and_why(folder: RunFolder) -> No
         1,
         [group(0, RIGHT, LATE, WRONG)],
         [(group(1, WRONG, WRONG), Fate.ZERO_VARIANCE), (group(2, LATE, None), Fate.TOO_FEW_VALID)],
-        advantage=lambda scores: [score - 0.5 for score in scores],
+        advantages=[[0.5, -0.5]],
     )
     told = [(row["group_id"], row["score"], row["outcome"], row["advantage"], row["fate"]) for row in rows(path)]
     assert told == [

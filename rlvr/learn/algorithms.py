@@ -14,12 +14,13 @@ GRPO with beta = 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rlvr.config import AlgorithmConfig
-from rlvr.learn.advantage import Advantage, group_mean, group_std, rloo
+from rlvr.learn.advantage import EQUAL_WITHIN, Advantage, group_mean, group_std, rloo
+from rlvr.learn.gdpo import GDPO
 from rlvr.learn.kernels import CISPO, Band, Kernel, PPOClip, Reinforce
 from rlvr.types import FinishReason, Group, Row, Trajectory
 
@@ -66,7 +67,7 @@ class Algorithm:
     """From groups to the weight of each token.
 
     `max_staleness` is in policy versions; older tokens are masked. `longest_answer` is in tokens, and is the
-    constant of `Aggregation.CONSTANT`.
+    constant of `Aggregation.CONSTANT`. `gdpo`, where it is set, makes the advantages in place of `advantage`.
     """
 
     advantage: Advantage
@@ -79,6 +80,22 @@ class Algorithm:
     correction: TIS | None = None
     drop_truncated: bool = False
     denominator: Denominator = Denominator.TRAINED
+    gdpo: GDPO | None = None
+
+    def advantages(self, groups: Sequence[Group]) -> list[list[float]]:
+        """For each group of an optimizer step, one per trajectory that has a verdict, in order."""
+        if self.gdpo is not None:
+            return self.gdpo.of_step(groups)
+        return [self.advantage(group.values()) for group in groups]
+
+    def is_flat(self, group: Group) -> bool:
+        """Whether no answer of the group is better than another, so that the group has no gradient.
+
+        With GDPO that is not the same as equal scores: two rewards that differ may have equal sums, and make
+        advantages; and they may cancel as advantages though the sums differ.
+        """
+        advantages = self.gdpo.of_group(group) if self.gdpo is not None else self.advantage(group.values())
+        return all(abs(advantage) <= EQUAL_WITHIN for advantage in advantages)
 
     @property
     def needs_proximal(self) -> bool:
@@ -175,10 +192,10 @@ def rows_from(groups: Iterable[Group], algorithm: Algorithm, version: int) -> li
     `version` is the learner's, and staleness counts from it. A trajectory without a verdict is no part of the
     baseline. Raises ValueError for a token that is newer than `version`.
     """
+    groups = list(groups)
     rows = []
-    for group in groups:
+    for group, advantages in zip(groups, algorithm.advantages(groups), strict=True):
         judged = [t for t in group.trajectories if t.score is not None and t.score.value is not None]
-        advantages = algorithm.advantage(group.values())
         rows += [
             _row(group.id, trajectory, advantage, version)
             for trajectory, advantage in zip(judged, advantages, strict=True)
