@@ -19,18 +19,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlvr.api import evaluate, train
     from rlvr.config import Config
-    from rlvr.reward_function import reward
+    from rlvr.reward_function import LinearWeight, Reward, inline_reward, reward
     from rlvr.types import Outcome, Score, Task
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Outcome", "Score", "Task", "evaluate", "reward", "train"]
+__all__ = [
+    "Config",
+    "LinearWeight",
+    "Outcome",
+    "Reward",
+    "Score",
+    "Task",
+    "evaluate",
+    "inline_reward",
+    "reward",
+    "train",
+]
 
 _HOME = {
     "Config": "rlvr.config",
+    "LinearWeight": "rlvr.reward_function",
     "Outcome": "rlvr.types",
+    "Reward": "rlvr.reward_function",
     "Score": "rlvr.types",
     "Task": "rlvr.types",
     "evaluate": "rlvr.api",
+    "inline_reward": "rlvr.reward_function",
     "reward": "rlvr.reward_function",
     "train": "rlvr.api",
 }

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RewardLike = str | Reward | Callable[..., Any]
+RewardSetting = RewardLike | Sequence[RewardLike] | Mapping[str, Any]
 Rows = Iterable[Mapping[str, Any]]
 
 
 def train(
     model: str | None = None,
     data: str | Rows | Mapping[str, Any] | None = None,
-    reward: RewardLike | Sequence[RewardLike] | None = None,
+    reward: RewardSetting | None = None,
     *,
     evaluation_data: str | Rows | Mapping[str, Any] | None = None,
     config: Path | str | None = None,
@@ -39,8 +40,11 @@ def train(
     `model`: a folder in Hugging Face form, a hub name, or `tiny`. `data`: a path, a hub name, rows in memory
     (dictionaries or a `datasets.Dataset`), or the settings of the section `data`, whose `path` may be rows as well.
     `reward`: a short name, `module:function`, a function, or several of them; the first says what is right when
-    held-out answers are counted. `settings` are those of `rlvr.config.Config`, sections as dictionaries:
-    `train(..., steps=50, rollout={"max_staleness": 0})`. `config` is a YAML file below all of these.
+    held-out answers are counted. `rlvr.reward`, `Reward.bind` and `Reward.weighted` give one its name, arguments and
+    weight. Or the settings of the section `reward`, whose `functions` may be functions as well:
+    `reward={"functions": [right, "format"], "combine": "gate"}`. `settings` are those of `rlvr.config.Config`,
+    sections as dictionaries: `train(..., steps=50, rollout={"max_staleness": 0})`. `config` is a YAML file below all
+    of these.
 
     Raises ConfigError, DataError, RewardError or PreparationError before anything is started.
     """
@@ -78,7 +82,7 @@ def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resum
 def evaluate(
     model: str,
     data: str | Rows | Mapping[str, Any],
-    reward: RewardLike | Sequence[RewardLike],
+    reward: RewardSetting,
     *,
     config: Path | str | None = None,
     **settings: Any,
@@ -147,23 +151,29 @@ def _data_setting(data: str | Path | Rows | Mapping[str, Any] | None, file: Path
     return str(file)
 
 
-def _reward_setting(
-    reward: RewardLike | Sequence[RewardLike] | None,
-) -> tuple[list[Reward] | None, dict[str, Any]]:
+def _reward_setting(reward: RewardSetting | None) -> tuple[list[Reward] | None, dict[str, Any]]:
     """Rewards given as objects, and what the config says of them."""
     if reward is None:
         return None, {}
+    if isinstance(reward, Mapping):
+        rewards, named = _reward_setting(reward.get("functions"))
+        return rewards, {"reward": {**reward, **named.get("reward", {})}}
     given = [reward] if isinstance(reward, (str, Reward)) or callable(reward) else list(reward)
-    if all(isinstance(r, str) for r in given):
-        return None, {"reward": {"functions": [{"use": r} for r in given]}}
-    from rlvr.config import RewardSpec
-    from rlvr.prepare import load_reward
-
-    rewards = [
-        load_reward(RewardSpec(use=r)) if isinstance(r, str) else r if isinstance(r, Reward) else as_reward(r)
-        for r in given
-    ]
+    if all(isinstance(r, (str, Mapping)) for r in given):
+        return None, {"reward": {"functions": given}}
+    rewards = [_as_reward(r) for r in given]
     return rewards, {"reward": {"functions": [{"use": _origin(r), "weight": r.weight} for r in rewards]}}
+
+
+def _as_reward(given: RewardLike | Mapping[str, Any]) -> Reward:
+    if isinstance(given, Reward):
+        return given
+    if isinstance(given, (str, Mapping)):
+        from rlvr.config import RewardSpec
+        from rlvr.prepare import load_reward
+
+        return load_reward(RewardSpec.model_validate(given))
+    return as_reward(given)
 
 
 def _origin(reward: Reward) -> str:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rlvr.reward_function import Combine, LinearWeight
+
 
 class Section(BaseModel):
     """A group of settings. `shorthand` is the field that a bare value sets: `model=NAME` is `model.name=NAME`."""
@@ -82,8 +84,10 @@ class RewardSpec(Section):
 
     shorthand = "use"
     use: str = Field(description="a short name, `package.module:function`, or `path/to/file.py:function`")
-    weight: float | None = Field(
-        None, description="in the sum of rewards; 0 makes it a metric only; unset: the reward's own, mostly 1"
+    weight: float | LinearWeight | None = Field(
+        None,
+        description="in the score; 0 makes it a metric only; unset: the reward's own, mostly 1; "
+        "{start, end, from_step, to_step}: in a straight line over policy versions",
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="fixed arguments, by name")
 
@@ -93,7 +97,12 @@ class RewardConfig(Section):
 
     shorthand = "functions"
     functions: list[RewardSpec] = Field(
-        default_factory=list, description="functions whose weighted sum is the score; named at least once"
+        default_factory=list, description="functions that make the score, the first says what is right"
+    )
+    combine: Combine = Field(
+        Combine.SUM,
+        description="sum: weighted; product: to the power of the weight; gate: each counts where those before it "
+        "say right (1); gdpo: each is normalised within its group, then summed: no reward drowns another",
     )
     deadline_s: float = Field(10.0, gt=0, description="seconds, from dispatch; then the process is killed")
     retries: int = Field(1, ge=0, le=5, description="tries more after a timeout or crash, before it counts as one")
@@ -313,6 +322,11 @@ class Config(Section):
             raise ValueError(
                 "sampling.top_p and sampling.top_k: rollouts must sample from the whole distribution, because the "
                 "learner cannot reproduce a truncated one; leave them at 1.0 and -1 (evaluation is not affected)"
+            )
+        if self.reward.combine is Combine.GDPO and self.algorithm.advantage not in (None, "group_std"):
+            raise ValueError(
+                f"reward.combine=gdpo divides each reward by its own spread within the group, which "
+                f"algorithm.advantage={self.algorithm.advantage} does not: leave algorithm.advantage unset"
             )
         if self.model.lora.publish == "adapter" and self.model.lora.rank == 0:
             raise ValueError("model.lora.publish=adapter needs an adapter: set model.lora.rank above 0")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlvr.reward_function import RIGHT_FROM
 from rlvr.rollout.episode import EpisodeRunner
 from rlvr.types import FinishReason, Group, Task, Trajectory
 
@@ -91,7 +92,7 @@ def _rights(group: Group, verifier: str | None) -> list[bool]:
     """Of the answers with a verdict."""
     scores = [t.score for t in group.trajectories if t.score is not None and t.score.value is not None]
     values = [score.value if verifier is None else score.parts.get(verifier) for score in scores]
-    return [value >= 1 for value in values if value is not None]
+    return [value >= RIGHT_FROM for value in values if value is not None]
 
 
 def pass_at_k(rights: Sequence[bool], k: int) -> float:

@@ -16,9 +16,10 @@ from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.config import Config, Engine, EnvConfig, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
-from rlvr.reward_function import Reward, reward
+from rlvr.reward_function import Reward, reward, verifier_of
+from rlvr.rollout.composition import check_rewards
 from rlvr.rollout.episode import EpisodeRunner, Generates
-from rlvr.rollout.scoring import Scorer, check_arguments, check_rewards
+from rlvr.rollout.scoring import Scorer, check_arguments
 from rlvr.run_folder import RunFolder, refuse_used
 from rlvr.types import Sampling
 
@@ -53,13 +54,15 @@ class Job:
 
     @property
     def verifier(self) -> str:
-        """The reward that says whether a held-out answer is right: the first with a weight. Others shape."""
-        return next(r.name for r in self.rewards if r.weight)
+        """The name of the reward that says whether a held-out answer is right."""
+        found = verifier_of(self.rewards)
+        assert found is not None, "check_rewards has seen to it"
+        return found.name
 
     def scorer(self) -> Scorer:
         """The reward functions with their deadline; to be closed."""
         c = self.config.reward
-        return Scorer(self.rewards, deadline_s=c.deadline_s, retries=c.retries, workers=c.workers)
+        return Scorer(self.rewards, deadline_s=c.deadline_s, retries=c.retries, workers=c.workers, rule=c.combine)
 
     def runner(
         self, generator: Generates, scorer: Scorer, sampling: Sampling, answers: int, name: str
@@ -91,11 +94,12 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     if not rewards:
         names = ", ".join(plugins.short_names("rlvr.rewards"))
         raise PreparationError(f"reward: must be set; short names here are {names}, or package.module:function")
-    check_rewards(rewards)
+    check_rewards(rewards, config.reward.combine)
+    verifier = verifier_of(rewards)
     for function in rewards:
-        check_arguments(function, tasks.columns)
+        check_arguments(function, tasks.columns, verifier)
         if held_out is not None:
-            check_arguments(function, held_out.columns)
+            check_arguments(function, held_out.columns, verifier)
     job = Job(config, tokenizer, tasks, held_out, rewards, load_env(config.env))
     job.sampling()  # refuses a stop that is not one token
     return job
@@ -141,17 +145,12 @@ def load_env(config: EnvConfig) -> Callable[[], Env]:
 
 
 def bind(found: Reward, spec: RewardSpec) -> Reward:
-    """Fix arguments of a reward. Raises PreparationError for a name it does not take."""
-    takes = inspect.signature(found.function).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    unknown = [name for name in spec.arguments if name not in takes]
-    if unknown and not takes_any:
-        raise PreparationError(f"reward {spec.use}: takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
-    weight = found.weight if spec.weight is None else spec.weight
-    if not spec.arguments:
-        return replace(found, weight=weight)
-    blocking = functools.partial(found.blocking, **spec.arguments) if found.blocking else None
-    return Reward(functools.partial(found.function, **spec.arguments), found.name, weight, blocking)
+    """The reward with the weight and the fixed arguments of a config. Raises PreparationError."""
+    try:
+        bound = found.bind(**spec.arguments) if spec.arguments else found
+    except TypeError as error:
+        raise PreparationError(f"reward {spec.use}: {error}") from None
+    return bound if spec.weight is None else bound.weighted(spec.weight)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], model: str) -> tuple[int, ...]:

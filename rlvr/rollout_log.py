@@ -7,9 +7,10 @@ hold the tokens, so that a step can be scored or trained again from its file alo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +19,7 @@ import pyarrow.parquet as pq
 from rlvr.files import replacing
 from rlvr.rollout.ledger import Fate
 from rlvr.run_folder import RunFolder, RunFolderError
-from rlvr.types import FinishReason, Group, Message, Outcome, Score, Task, Trajectory
-
-Advantage = Callable[[Sequence[float]], list[float]]
+from rlvr.types import FinishReason, Group, Message, Outcome, Score, Task, TokenFate, Trajectory, TrajectoryKey
 
 _READABLE = [
     ("step", pa.int64()),
@@ -50,6 +49,7 @@ _EXACT = [
     ("sampled", pa.list_(pa.bool_())),
     ("logprobs", pa.list_(pa.float32())),  # the precision that samplers compute them in
     ("versions", pa.list_(pa.int32())),
+    ("token_fates", pa.list_(pa.string())),  # what the learner did with each token; null: not sampled, or not trained
 ]
 SCHEMA = pa.schema(_READABLE + _EXACT)
 
@@ -83,20 +83,24 @@ def write_rollouts(
     step: int,
     groups: Sequence[Group],
     filtered: Sequence[tuple[Group, Fate]],
-    advantage: Advantage | None = None,
+    advantages: Sequence[Sequence[float]] | None = None,
+    token_fates: Mapping[TrajectoryKey, bytes] | None = None,
 ) -> Path:
     """Write what a step trained on and what was filtered before it; the same step's file is replaced.
 
-    `advantage` is the algorithm's, from the scores of a group; without it the column stays null.
+    `advantages` are the algorithm's, for each group one per answer with a verdict; `token_fates` the learner's, a
+    `TokenFate` for each sampled token of a trajectory. Without them their columns are null.
     """
-    rows = [row for group in groups for row in _rows(step, group, Fate.TRAINED, advantage)]
-    rows += [row for group, fate in filtered for row in _rows(step, group, fate, None)]
+    of_groups = advantages if advantages is not None else [()] * len(groups)
+    fates = token_fates or {}
+    rows = [r for g, a in zip(groups, of_groups, strict=True) for r in _rows(step, g, Fate.TRAINED, a, fates)]
+    rows += [row for group, fate in filtered for row in _rows(step, group, fate)]
     return _write(folder.rollouts(step), rows)
 
 
 def write_evaluation(folder: RunFolder, step: int, groups: Sequence[Group]) -> Path:
     """Write answers to held-out tasks, given after `step`; the same step's file is replaced."""
-    return _write(folder.evaluation(step), [row for group in groups for row in _rows(step, group, None, None)])
+    return _write(folder.evaluation(step), [row for group in groups for row in _rows(step, group, None)])
 
 
 def read_rollouts(path: Path) -> list[LoggedRollout]:
@@ -146,9 +150,15 @@ def prompt_text(messages: Sequence[Message]) -> str:
 # ---------------------------------------------------------------- groups to rows
 
 
-def _rows(step: int, group: Group, group_fate: Fate | None, advantage: Advantage | None) -> Iterator[dict[str, Any]]:
-    advantages = iter(advantage(group.values()) if advantage else ())
-    for trajectory in group.trajectories:
+def _rows(
+    step: int,
+    group: Group,
+    group_fate: Fate | None,
+    of_answers: Sequence[float] = (),
+    token_fates: Mapping[TrajectoryKey, bytes] = MappingProxyType({}),
+) -> Iterator[dict[str, Any]]:
+    advantages = iter(of_answers)
+    for place, trajectory in enumerate(group.trajectories):
         has_value = trajectory.score is not None and trajectory.score.value is not None
         yield {
             "step": step,
@@ -156,7 +166,16 @@ def _rows(step: int, group: Group, group_fate: Fate | None, advantage: Advantage
             "fate": _fate(trajectory, group_fate),
             **_task_columns(group),
             **_trajectory_columns(trajectory),
+            "token_fates": _token_fates(trajectory, token_fates.get((group.id, place))),
         }
+
+
+def _token_fates(trajectory: Trajectory, of_sampled: bytes | None) -> list[str | None] | None:
+    """By token, in words; None for a token that was read, not sampled."""
+    if of_sampled is None:
+        return None
+    fates = iter(of_sampled)
+    return [TokenFate(next(fates)).name.lower() if sampled else None for sampled in trajectory.sampled]
 
 
 def _fate(trajectory: Trajectory, group_fate: Fate | None) -> Fate | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlvr.checkpoint import Checkpoint, CheckpointState, save_checkpoint
@@ -15,10 +15,14 @@ from rlvr.console import Console
 from rlvr.data import Cursor
 from rlvr.evaluation import EvaluationReport, evaluate_tasks
 from rlvr.events import EventKind, append_event
-from rlvr.learn.algorithms import algorithm_from, rows_from
+from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.gdpo import GDPO
+from rlvr.learn.presets import algorithm_from
+from rlvr.learn.rows import rows_from
 from rlvr.metrics import MetricLog
 from rlvr.prepare import Job
 from rlvr.report import write_report
+from rlvr.reward_function import Combine
 from rlvr.rollout.ledger import Fate
 from rlvr.rollout.rollouts import Rollouts
 from rlvr.rollout.scoring import Scorer
@@ -26,7 +30,7 @@ from rlvr.rollout_log import write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
 from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
-from rlvr.types import Group
+from rlvr.types import Group, TrajectoryKey
 from rlvr.watchdog import watch
 from rlvr.weights import WeightReceipt
 
@@ -62,6 +66,13 @@ async def train(job: Job, folder: RunFolder, checkpoint: Checkpoint | None, cons
             raise
 
 
+def algorithm_of(job: Job) -> Algorithm:
+    """The config's algorithm; with `reward.combine=gdpo` it makes advantages of each reward by itself."""
+    c = job.config
+    algorithm = algorithm_from(c.algorithm, c.rollout.max_staleness, c.sampling.max_new_tokens)
+    return replace(algorithm, advantage=GDPO(tuple(job.rewards))) if c.reward.combine is Combine.GDPO else algorithm
+
+
 class Training:
     """The state of a run: what has been trained, what is in flight, and the books."""
 
@@ -80,7 +91,7 @@ class Training:
         self.folder = folder
         self.roles = roles
         self.console = console
-        self.algorithm = algorithm_from(config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens)
+        self.algorithm = algorithm_of(job)
         self.step = checkpoint.state.step if checkpoint else 0
         self.version = checkpoint.state.version if checkpoint else 0
         self.checkpoint = checkpoint
@@ -97,6 +108,7 @@ class Training:
             job.runner(roles.pool, scorer, job.sampling(), config.rollout.group_size, "g"),
             config.rollout,
             saved,
+            self.algorithm.is_flat,
         )
 
     async def run(self) -> RunResult:
@@ -129,7 +141,7 @@ class Training:
         with stages("record"):
             self.tell_failures(filtered, report.skipped)
             metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics()
-            await self.record(groups, filtered, metrics, receipts)
+            await self.record(groups, filtered, metrics, receipts, report.token_fates)
         if self.is_due(self.config.evaluation.every_steps):
             with stages("evaluate"):
                 await self.evaluate()
@@ -158,6 +170,7 @@ class Training:
         filtered: list[tuple[Group, Fate]],
         metrics: dict[str, float],
         receipts: list[WeightReceipt],
+        token_fates: Mapping[TrajectoryKey, bytes],
     ) -> None:
         """Check the books, then write down what was sampled, what became of it, and where the time went."""
         in_flight = self.rollouts.in_flight_trajectories()
@@ -167,7 +180,8 @@ class Training:
         metrics |= self.clock.times(stage_s, step_s, await self.roles.pool.statuses())
         metrics |= throughput_metrics(metrics, step_s)
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
-        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, self.algorithm.advantage)
+        advantages = self.algorithm.advantage(groups)
+        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, advantages, token_fates)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypedDict
@@ -121,6 +121,11 @@ class Trajectory:
     score_s: float = 0.0
 
 
+def newest_version(trajectories: Iterable[Trajectory]) -> int:
+    """The newest policy version that sampled a token of them; 0 where none was sampled."""
+    return max((version for trajectory in trajectories for version in trajectory.versions), default=0)
+
+
 @dataclass(slots=True)
 class Group:
     """The trajectories of one task: the unit that is filtered, queued, trained and resumed.
@@ -132,9 +137,17 @@ class Group:
     task: Task
     trajectories: list[Trajectory]
 
+    def scores(self) -> list[Score]:
+        """Of the trajectories that have a verdict."""
+        return [t.score for t in self.trajectories if t.score is not None and t.score.value is not None]
+
     def values(self) -> list[float]:
-        """Scores of the trajectories that have a verdict."""
-        return [t.score.value for t in self.trajectories if t.score is not None and t.score.value is not None]
+        """Values of the trajectories that have a verdict."""
+        return [score.value for score in self.scores() if score.value is not None]
+
+    def answered(self) -> list[Trajectory]:
+        """The trajectories that came to an answer, which is what rewards are asked about."""
+        return [t for t in self.trajectories if t.score is None or t.score.outcome is not Outcome.ENV_FAILED]
 
 
 @dataclass(slots=True)
@@ -157,6 +170,10 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+# Which trajectory: its group's id, and its place in the group.
+TrajectoryKey = tuple[int, int]
 
 
 class TokenFate(IntEnum):

@@ -47,7 +47,7 @@ def make_run(path: Path, *, steps: int = 60, of_steps: int = 60, evaluate_every:
             ]
             next_id += len(groups)
             trained, filtered = _sort_out(groups, ledger)
-            write_rollouts(folder, step, trained, filtered, group_mean)
+            write_rollouts(folder, step, trained, filtered, group_mean(trained))
             log.log(step, _step_metrics(groups, step, rng) | ledger.metrics(IN_FLIGHT))
     append_event(folder, 17, EventKind.WARNING, "update skipped: gradient norm was inf")
     return folder

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
+from rlvr.api import train
 from rlvr.config import Config, RewardSpec
-from rlvr.config_loading import load_config, merge
+from rlvr.config_loading import ConfigError, check, load_config, merge, to_yaml
 from rlvr.data import DataError
 from rlvr.plugins import PluginError
 from rlvr.prepare import Job, PreparationError, bind, load_reward, open_run, prepare, stop_token_ids
-from rlvr.reward_function import Reward, reward
+from rlvr.reward_function import LinearWeight, Reward, reward
 from rlvr.rollout.scoring import RewardError
 from rlvr.run_folder import RunFolderError
 
@@ -197,3 +199,55 @@ def test_a_job_cannot_be_changed(make_config: MakeConfig) -> None:
     job: Job = prepare(make_config())
     with pytest.raises(AttributeError):
         job.rewards = []  # type: ignore[misc]
+
+
+# -------------------------------------------------------------------- several rewards
+
+
+def test_rewards_are_combined_as_the_config_says(make_config: MakeConfig, tmp_path: Path) -> None:
+    ramp = {"start": 0.0, "end": 0.5, "from_step": 10, "to_step": 20}
+    functions = [f"{tmp_path}/rewards.py:right", {"use": "format", "weight": ramp}]
+    job = prepare(make_config(reward={"functions": functions, "combine": "gate"}))
+    assert job.rewards[1].weight == LinearWeight(0.0, 0.5, from_step=10, to_step=20)
+    assert job.verifier == "right"
+    assert check(yaml.safe_load(to_yaml(job.config))) == job.config
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "word"),
+    [
+        ({"reward": {"functions": ["format"], "combine": "gate"}}, RewardError, "combine=gate is of two or more"),
+        ({"reward": "kimi_length"}, RewardError, "'kimi_length' takes is_correct.*put the reward that says what"),
+        (
+            {"reward": {"functions": ["format"], "combine": "gdpo"}, "algorithm": {"advantage": "rloo"}},
+            ConfigError,
+            "reward.combine=gdpo divides.*advantage=rloo does not: leave algorithm.advantage unset",
+        ),
+        (
+            {"reward": {"functions": [{"use": "format", "weight": {"start": 0, "end": 1, "to_step": 0}}]}},
+            ConfigError,
+            "expected 0 <= from_step < to_step",
+        ),
+        ({"reward": {"functions": [{"use": "format", "weight": {"start": 0, "to_step": 5}}]}}, ConfigError, "end"),
+    ],
+)
+def test_rewards_that_do_not_go_together_are_refused(
+    make_config: MakeConfig, settings: dict[str, Any], error: type[Exception], word: str
+) -> None:
+    with pytest.raises(error, match=word):
+        prepare(make_config(**settings))
+
+
+def test_the_python_api_takes_what_a_config_takes(tmp_path: Path) -> None:
+    """Up to the first thing that is missing, which is the model."""
+
+    def right(completion: str, answer: str) -> float:
+        return float(completion == answer)
+
+    rows = [{"prompt": "2+2?", "answer": "4"}]
+    with pytest.raises(RewardError, match="combine=gate is of two or more"):
+        train("tiny", rows, {"functions": [right], "combine": "gate"}, run_dir=tmp_path / "one")
+    ramp = LinearWeight(0.0, 0.2, to_step=100)
+    rewards = {"functions": [right, reward(name="brief")(right).weighted(ramp)], "combine": "product", "retries": 7}
+    with pytest.raises(ConfigError, match="reward.retries"):
+        train("tiny", rows, rewards, run_dir=tmp_path / "two")

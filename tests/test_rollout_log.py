@@ -14,7 +14,7 @@ from fake_run import make_run
 from rlvr.rollout.ledger import Fate
 from rlvr.rollout_log import prompt_text, read_groups, read_rollouts, write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder, RunFolderError
-from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
+from rlvr.types import FinishReason, Group, Outcome, Score, Task, TokenFate, Trajectory
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'`\\ \x00\r\n\u2028 語 🙂 " + "x" * 100_000
 
@@ -75,7 +75,7 @@ def test_a_row_says_what_became_of_a_trajectory_and_why(folder: RunFolder) -> No
         1,
         [group(0, RIGHT, LATE, WRONG)],
         [(group(1, WRONG, WRONG), Fate.ZERO_VARIANCE), (group(2, LATE, None), Fate.TOO_FEW_VALID)],
-        advantage=lambda scores: [score - 0.5 for score in scores],
+        advantages=[[0.5, -0.5]],
     )
     told = [(row["group_id"], row["score"], row["outcome"], row["advantage"], row["fate"]) for row in rows(path)]
     assert told == [
@@ -87,6 +87,14 @@ def test_a_row_says_what_became_of_a_trajectory_and_why(folder: RunFolder) -> No
         (2, None, "timeout", None, "timeout"),
         (2, None, None, None, "env_failed"),
     ]
+
+
+def test_each_sampled_token_of_a_trained_answer_has_its_fate(folder: RunFolder) -> None:
+    trained = group(4, RIGHT, WRONG)
+    trained.trajectories[0].sampled = [True, False, True]
+    trained.trajectories[0].token_ids = [5, 6, 7]
+    path = write_rollouts(folder, 1, [trained], [], token_fates={(4, 0): bytes([TokenFate.TRAINED, TokenFate.BOUNDED])})
+    assert [row["token_fates"] for row in rows(path)] == [["trained", None, "bounded"], None]
 
 
 def test_columns_for_readers(folder: RunFolder) -> None:

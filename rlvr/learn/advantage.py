@@ -37,11 +37,18 @@ def group_mean(scores: Sequence[float]) -> list[float]:
     return [score - mean for score in scores]
 
 
-@of_scores
-def group_std(scores: Sequence[float]) -> list[float]:
-    """`(r - mean(r)) / std(r)`, as in GRPO (arXiv 2402.03300), with the standard deviation of a sample (n - 1)."""
+def standardised(scores: Sequence[float]) -> list[float]:
+    """`(r - mean(r)) / std(r)` with the standard deviation of a sample (n - 1); zeros where all are equal."""
+    if _equal(scores):
+        return [0.0] * len(scores)
     mean, deviation = fmean(scores), stdev(scores)
     return [(score - mean) / deviation for score in scores]
+
+
+@of_scores
+def group_std(scores: Sequence[float]) -> list[float]:
+    """`(r - mean(r)) / std(r)`, as in GRPO (arXiv 2402.03300)."""
+    return standardised(scores)
 
 
 @of_scores

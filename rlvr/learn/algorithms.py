@@ -15,11 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rlvr.learn.advantage import Advantage
+from rlvr.learn.advantage import EQUAL_WITHIN, Advantage
 from rlvr.learn.corrections import Correction
 from rlvr.learn.kernels import Kernel
 from rlvr.learn.kl import KLPenalty, KLTarget
 from rlvr.learn.masks import Mask, Scope
+from rlvr.types import Group
 
 
 class Anchor(StrEnum):
@@ -74,6 +75,14 @@ class Algorithm:
     denominator: Denominator = Denominator.TRAINED
     max_staleness: int = 0
     longest_answer: int = 1
+
+    def is_flat(self, group: Group) -> bool:
+        """Whether no answer of the group is better than another, so that the group has no gradient.
+
+        That is not the same as equal scores: with GDPO, two rewards that differ may have equal sums, and make
+        advantages; and they may cancel as advantages though the sums differ.
+        """
+        return all(abs(advantage) <= EQUAL_WITHIN for advantage in self.advantage([group])[0])
 
     @property
     def needs_proximal(self) -> bool:

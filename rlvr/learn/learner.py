@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlvr.config import Config, DType, Transport
 from rlvr.learn.algorithms import Algorithm
-from rlvr.learn.learner_report import LearnerReport, TrajectoryKey
+from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.loss import LossSums, policy_loss, view_of
 from rlvr.learn.model import PolicyModel
 from rlvr.learn.optimizer import adamw, learning_rate, set_learning_rate
@@ -24,7 +24,7 @@ from rlvr.learn.reference import Reference
 from rlvr.learn.score import score, scored_row
 from rlvr.learn.selfcheck import SelfCheck, check
 from rlvr.learn.streams import TokenStreams, streams_of
-from rlvr.types import Row, TokenFate
+from rlvr.types import Row, TokenFate, TrajectoryKey
 from rlvr.weight_transport import publish_adapter, publish_file, publish_object
 from rlvr.weights import WeightUpdate
 

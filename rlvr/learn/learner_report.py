@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlvr.types import TokenFate
-
-# Which trajectory a row came from: its group's id, and its place in the group.
-TrajectoryKey = tuple[int, int]
+from rlvr.types import TokenFate, TrajectoryKey
 
 
 @dataclass(frozen=True, slots=True)

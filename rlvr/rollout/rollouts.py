@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rlvr.config import RolloutConfig
@@ -43,12 +43,26 @@ class RolloutState:
     ledger: Ledger
 
 
+def equal_scores(group: Group) -> bool:
+    """Whether a group is flat where one number is all that its answers have."""
+    return max(group.values()) == min(group.values())
+
+
 class Rollouts:
-    """Starts groups while slots are free. Lives on one event loop."""
+    """Starts groups while slots are free. Lives on one event loop.
+
+    `is_flat` tells whether a group has no gradient, which is for the algorithm to say.
+    """
 
     def __init__(
-        self, cursor: Cursor, runner: EpisodeRunner, config: RolloutConfig, state: RolloutState | None = None
+        self,
+        cursor: Cursor,
+        runner: EpisodeRunner,
+        config: RolloutConfig,
+        state: RolloutState | None = None,
+        is_flat: Callable[[Group], bool] = equal_scores,
     ) -> None:
+        self._is_flat = is_flat
         self._cursor = cursor
         self._runner = runner
         self._config = config
@@ -162,7 +176,7 @@ class Rollouts:
     def _finish(self, group: Group) -> None:
         del self._in_flight[group.id]
         self.finished_groups += 1
-        fate = judge(group, self._config)
+        fate = judge(group, self._config, self._is_flat)
         if fate is None:
             self._ready.append(group)
             return
@@ -191,12 +205,11 @@ class Rollouts:
         )
 
 
-def judge(group: Group, config: RolloutConfig) -> Fate | None:
+def judge(group: Group, config: RolloutConfig, is_flat: Callable[[Group], bool] = equal_scores) -> Fate | None:
     """Why a group is not worth training, or None."""
-    values = group.values()
-    if len(values) < max(2, config.min_valid * len(group.trajectories)):
+    if len(group.values()) < max(2, config.min_valid * len(group.trajectories)):
         return Fate.TOO_FEW_VALID
-    if config.drop_zero_variance and max(values) == min(values):
+    if config.drop_zero_variance and is_flat(group):
         return Fate.ZERO_VARIANCE
     return None
 

@@ -7,24 +7,39 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
-from rlvr.reward_function import Form, Reward
-from rlvr.types import Outcome, Score, Task, Trajectory
+from rlvr.reward_function import Combine, Form, Reward, verifier_of
+from rlvr.rollout.composition import RewardError, check_rewards, combined, says_right
+from rlvr.types import Outcome, Score, Task, Trajectory, newest_version
 from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
 
 BUILT_IN = ("completion", "prompt", "target", "answer", "finish", "completion_tokens", "task_id")
-BUILT_IN_BATCH = ("completions", "prompts", "completion_ids", "target", "answer", "finish", "task_id")
+BUILT_IN_BATCH = (
+    *("completions", "prompts", "completion_ids", "completion_tokens"),
+    *("target", "answer", "finish", "task_id"),
+)
 
 
-class RewardError(ValueError):
-    """A reward function that cannot be called with what the data offers."""
+# By the reward's name, one for each answer; None where the reward was not asked.
+_Verdicts = dict[str, list[Score | None]]
 
 
-def check_arguments(reward: Reward, columns: Sequence[str]) -> None:
-    """Refuse, before anything is started, a function that asks for what is not there. Raises RewardError."""
+def check_arguments(reward: Reward, columns: Sequence[str], verifier: Reward | None = None) -> None:
+    """Refuse, before anything is started, a function that asks for what is not there. Raises RewardError.
+
+    `verifier` is the run's, whose verdict the others may ask for.
+    """
     offered = {*columns, *(BUILT_IN_BATCH if reward.form is Form.BATCH else BUILT_IN)}
+    if verifier is not None and reward is not verifier:
+        offered.add("is_correct")
     missing = [name for name in reward.required if name not in offered]
+    if "is_correct" in missing:
+        raise RewardError(
+            f"reward {reward.name!r} takes is_correct, the verdict of the run's first reward with a weight other "
+            f"than 0: put the reward that says what is right before it, or give the data a column of that name"
+        )
     if missing:
         raise RewardError(
             f"reward {reward.name!r} takes {', '.join(missing)}, which is neither a column of the data "
@@ -32,41 +47,100 @@ def check_arguments(reward: Reward, columns: Sequence[str]) -> None:
         )
 
 
-def check_rewards(rewards: Sequence[Reward]) -> None:
-    """Refuse rewards that cannot make a score together. Raises RewardError."""
-    if not any(reward.weight for reward in rewards):
-        raise RewardError("a run needs a reward function with a weight other than 0: set `reward`")
-    names = [reward.name for reward in rewards]
-    if len(set(names)) < len(names):
-        raise RewardError(f"reward functions need names of their own, got {', '.join(names)}")
-
-
 class Scorer:
-    """Scores the trajectories of a task with the weighted sum of the reward functions.
+    """Scores the trajectories of a task with the reward functions, combined by a rule.
 
     Synchronous functions run in processes that are killed at the deadline; coroutine functions are awaited here
     under the same deadline. A timeout or crash is tried again, then is an outcome without a value: never a 0.
     """
 
-    def __init__(self, rewards: Sequence[Reward], *, deadline_s: float, retries: int, workers: int) -> None:
-        check_rewards(rewards)
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        *,
+        deadline_s: float,
+        retries: int,
+        workers: int,
+        rule: Combine = Combine.SUM,
+    ) -> None:
+        check_rewards(rewards, rule)
         self._rewards = rewards
+        self._rule = rule
+        self._verifier = verifier_of(rewards)
         self._deadline_s = deadline_s
         self._retries = retries
         self._pool = WorkerPool(size=workers)
 
     async def score(self, task: Task, trajectories: Sequence[Trajectory]) -> list[Score]:
         """One score per trajectory, in order."""
-        columns = await asyncio.gather(*(self._run(reward, task, trajectories) for reward in self._rewards))
-        return [_combine(self._rewards, verdicts) for verdicts in zip(*columns, strict=True)]
+        if self._rule is Combine.GATE:
+            verdicts = await self._ask_in_order(task, trajectories)
+        else:
+            verdicts = await self._ask(task, trajectories)
+        version = newest_version(trajectories)
+        return [
+            combined(self._rule, self._rewards, [verdicts[reward.name][i] for reward in self._rewards], version)
+            for i in range(len(trajectories))
+        ]
 
     def close(self) -> None:
         self._pool.close()
 
-    async def _run(self, reward: Reward, task: Task, trajectories: Sequence[Trajectory]) -> list[Score]:
+    async def _ask(self, task: Task, trajectories: Sequence[Trajectory]) -> _Verdicts:
+        """All at one time, except those that want to know what the verifier said: they come after it."""
+        verdicts: _Verdicts = {}
+        later = [reward for reward in self._rewards if self._waits_for_verdict(reward)]
+        for rewards in ([reward for reward in self._rewards if reward not in later], later):
+            answers = (self._run(reward, task, trajectories, self._is_correct(reward, verdicts)) for reward in rewards)
+            for reward, given in zip(rewards, await asyncio.gather(*answers), strict=True):
+                verdicts[reward.name] = [*given]
+        return verdicts
+
+    async def _ask_in_order(self, task: Task, trajectories: Sequence[Trajectory]) -> _Verdicts:
+        """One reward after the other, the verifier first: a closed gate saves the calls behind it.
+
+        Metrics, and functions that want the whole group, are asked in any case.
+        """
+        verdicts: _Verdicts = {}
+        still_open = [True] * len(trajectories)
+        for reward in sorted(self._rewards, key=lambda reward: reward is not self._verifier):
+            everyone = reward.is_metric or reward.form is Form.BATCH
+            asked = [everyone or is_open for is_open in still_open]
+            is_correct = self._is_correct(reward, verdicts)
+            chosen = None if is_correct is None else [*compress(is_correct, asked)]
+            answers = iter(await self._run(reward, task, [*compress(trajectories, asked)], chosen))
+            verdicts[reward.name] = [next(answers) if was_asked else None for was_asked in asked]
+            if not reward.is_metric:
+                passed = [bool(says_right(verdict)) for verdict in verdicts[reward.name]]
+                still_open = [before and now for before, now in zip(still_open, passed, strict=True)]
+        return verdicts
+
+    def _waits_for_verdict(self, reward: Reward) -> bool:
+        return reward.asks_for_verdict and reward is not self._verifier
+
+    def _is_correct(self, reward: Reward, verdicts: _Verdicts) -> list[bool | None] | None:
+        """What the verifier said of each answer, for a reward that wants to know."""
+        if self._verifier is None or not self._waits_for_verdict(reward):
+            return None
+        return [says_right(verdict) for verdict in verdicts[self._verifier.name]]
+
+    async def _run(
+        self,
+        reward: Reward,
+        task: Task,
+        trajectories: Sequence[Trajectory],
+        is_correct: Sequence[bool | None] | None,
+    ) -> list[Score]:
+        if not trajectories:
+            return []
         if reward.form is Form.BATCH:
-            return await self._try(reward, _batch_arguments(reward, task, trajectories), len(trajectories))
-        calls = (self._try(reward, _sample_arguments(reward, task, t), 1) for t in trajectories)
+            offered = _batch_arguments(task, trajectories)
+            offered |= {} if is_correct is None else {"is_correct": [*is_correct]}
+            return await self._try(reward, _pick(reward, offered), len(trajectories))
+        each = [_sample_arguments(task, trajectory) for trajectory in trajectories]
+        for arguments, right in zip(each, is_correct or (), strict=False):
+            arguments["is_correct"] = right
+        calls = (self._try(reward, _pick(reward, arguments), 1) for arguments in each)
         return [verdicts[0] for verdicts in await asyncio.gather(*calls)]
 
     async def _try(self, reward: Reward, arguments: dict[str, Any], count: int) -> list[Score]:
@@ -130,23 +204,8 @@ def _finite(number: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _combine(rewards: Sequence[Reward], verdicts: Sequence[Score]) -> Score:
-    """The weighted sum. Without a verdict of each weighted function there is none of the whole."""
-    parts: dict[str, float] = {}
-    for reward, verdict in zip(rewards, verdicts, strict=True):
-        if verdict.value is not None:
-            parts[reward.name] = verdict.value
-        parts |= {f"{reward.name}/{part}": value for part, value in verdict.parts.items()}
-    weighted = [(r.weight, v) for r, v in zip(rewards, verdicts, strict=True) if r.weight]
-    detail = "; ".join(v.detail for v in verdicts if v.detail)
-    missing = next((v for _, v in weighted if v.value is None), None)
-    if missing is not None:
-        return Score(None, missing.outcome, parts, detail)
-    return Score(sum(weight * (v.value or 0.0) for weight, v in weighted), Outcome.SCORED, parts, detail)
-
-
-def _sample_arguments(reward: Reward, task: Task, trajectory: Trajectory) -> dict[str, Any]:
-    offered = dict(task.columns) | {
+def _sample_arguments(task: Task, trajectory: Trajectory) -> dict[str, Any]:
+    return dict(task.columns) | {
         "completion": trajectory.text,
         "prompt": task.prompt[-1]["content"],
         "target": task.target,
@@ -155,24 +214,24 @@ def _sample_arguments(reward: Reward, task: Task, trajectory: Trajectory) -> dic
         "completion_tokens": sum(trajectory.sampled),
         "task_id": task.id,
     }
-    return _pick(reward, offered)
 
 
-def _batch_arguments(reward: Reward, task: Task, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+def _batch_arguments(task: Task, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """TRL's form: lists of one entry per answer; chats as messages where the data's prompt is a list of messages."""
     count = len(trajectories)
     is_chat = any(_is_conversation(value, task.prompt[-1]["content"]) for value in task.columns.values())
     texts = [t.text for t in trajectories]
-    offered: dict[str, Any] = {name: [value] * count for name, value in task.columns.items()} | {
+    columns: dict[str, Any] = {name: [value] * count for name, value in task.columns.items()}
+    return columns | {
         "prompts": [list(task.prompt) if is_chat else task.prompt[-1]["content"]] * count,
         "completions": [[{"role": "assistant", "content": t}] for t in texts] if is_chat else texts,
         "completion_ids": [t.token_ids for t in trajectories],
+        "completion_tokens": [sum(t.sampled) for t in trajectories],
         "target": [task.target] * count,
         "answer": [task.target] * count,
         "finish": [t.finish.value for t in trajectories],
         "task_id": [task.id] * count,
     }
-    return _pick(reward, offered)
 
 
 def _is_conversation(value: Any, last: str) -> bool:
@@ -181,7 +240,9 @@ def _is_conversation(value: Any, last: str) -> bool:
 
 
 def _pick(reward: Reward, offered: dict[str, Any]) -> dict[str, Any]:
+    """What the function takes of it; an argument that is fixed stands before a column of the same name."""
     signature = inspect.signature(reward.function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in signature.values()):
-        return offered
-    return {name: value for name, value in offered.items() if name in signature}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    return {
+        name: value for name, value in offered.items() if name not in reward.bound and (takes_any or name in signature)
+    }
