@@ -94,6 +94,28 @@ def doctor() -> None:
     show(examine())
 
 
+@app.command("inspect")
+def inspect_models(
+    models: Annotated[list[str], typer.Argument(help="folders with a config.json, hub names, or shipped short names")],
+    context: Annotated[list[int] | None, typer.Option(help="length in tokens; may be given several times")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, a list with one entry a model")] = False,
+) -> None:
+    """Say what models are made of, from their configs alone: parameters, experts, attention, KV bytes, operations."""
+    import dataclasses
+    import json
+
+    from rlvr.architecture.catalog import find_model
+    from rlvr.architecture.summary import CONTEXTS, show, summarise
+
+    if context and min(context) < 1:
+        raise typer.BadParameter("a length is at least 1 token", param_hint="--context")
+    found = [summarise(find_model(name), context or CONTEXTS) for name in models]
+    if as_json:
+        print(json.dumps([dataclasses.asdict(facts) for facts in found], indent=2))
+    else:
+        show(found)
+
+
 @app.command()
 def settings() -> None:
     """Print every setting: type, default, range, and why."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rlvr.architecture.catalog import ModelNotFound
+from rlvr.architecture.facts import UnknownArchitecture
 from rlvr.checkpoint import CheckpointError
 from rlvr.cluster import ClusterError
 from rlvr.config_loading import ConfigError
@@ -18,10 +20,12 @@ USER_ERRORS = (
     ClusterError,
     ConfigError,
     DataError,
+    ModelNotFound,
     PluginError,
     PreparationError,
     RewardError,
     RolloutError,
     RunFolderError,
     Stalled,
+    UnknownArchitecture,
 )

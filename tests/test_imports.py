@@ -132,6 +132,15 @@ def test_generate_rollout_and_learn_do_not_know_each_other(room: str) -> None:
     assert [f"{i.file} imports {i.name}" for i in imports if is_within(i.name, *others, *above)] == []
 
 
+def test_architecture_stands_alone_and_plan_knows_it_and_the_config() -> None:
+    """Both are read before anything is started: they neither start nor load what is large."""
+    assert offenders(engine_imports("architecture"), "rlvr.architecture") == []
+    allowed = ("rlvr.architecture", "rlvr.plan", "rlvr.config", "rlvr.readable")
+    assert offenders(engine_imports("plan"), *allowed) == []
+    names = {i.name for room in ("architecture", "plan") for p in files_of(f"rlvr/{room}") for i in imports_of(p)}
+    assert [name for name in names if is_within(name, "torch", "transformers", "ray", "vllm")] == []
+
+
 def test_only_those_who_place_roles_and_move_weights_know_ray() -> None:
     allowed = {"rlvr/cluster.py", "rlvr/submit.py", "rlvr/weights.py", "rlvr/weight_transport.py"}
     imports = [i for path in files_of("rlvr", "rewards", "envs", "distill", "sandbox") for i in imports_of(path)]
