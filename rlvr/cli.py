@@ -156,6 +156,25 @@ def reward_check(
     show(run_coroutine(check_file(file, load_reward(RewardSpec(use=reward)), columns, limit, deadline_s)))
 
 
+@reward_app.command("reverify")
+def reward_reverify(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    reward: Annotated[
+        list[str], typer.Option(help="short name, module:function, or file.py:function; may be repeated")
+    ],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="a fixed argument of the one reward: key=value")
+    ] = None,
+    deadline_s: Annotated[float, typer.Option(help="seconds for one verdict")] = 10.0,
+    workers: Annotated[int, typer.Option(help="processes for synchronous reward functions")] = 2,
+) -> None:
+    """Score a run's rollouts anew with another reward, and show what would have changed. The run stays as it is."""
+    from rlvr.api import run_coroutine
+    from rlvr.reward_reverify import reverify_run
+
+    run_coroutine(reverify_run(run, reward, set_ or [], deadline_s, workers))
+
+
 def _config(words: list[str], *, resume: bool) -> Config:
     from rlvr.config_loading import load_config
 

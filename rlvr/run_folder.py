@@ -5,6 +5,7 @@ metrics.jsonl                      one line of numbers per step and per evaluati
 events.jsonl                       warnings, skipped updates, failures
 rollouts/step-000001.parquet       what was sampled for a step, how it was scored, what became of it
 evaluations/step-000000.parquet    the same for held-out tasks
+reverified/math_answer.parquet     what another reward says of the same rollouts: `rlvr reward reverify`
 checkpoints/step-000050/           all that a resume needs
 tensorboard/                       the metrics again, for TensorBoard
 policy/                            the trained policy, in Hugging Face form
@@ -65,6 +66,10 @@ class RunFolder:
     def evaluation(self, step: int) -> Path:
         """Answers to the held-out tasks after a step; 0 is before the first."""
         return self.path / "evaluations" / _name(step)
+
+    def reverified(self, name: str) -> Path:
+        """What rewards of this name say of the rollouts."""
+        return self.path / "reverified" / f"{name}.parquet"
 
     def rollout_steps(self) -> list[int]:
         """Steps whose rollouts are on disk, in order."""

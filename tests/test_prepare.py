@@ -249,5 +249,5 @@ def test_the_python_api_takes_what_a_config_takes(tmp_path: Path) -> None:
         train("tiny", rows, {"functions": [right], "combine": "gate"}, run_dir=tmp_path / "one")
     ramp = LinearWeight(0.0, 0.2, to_step=100)
     rewards = {"functions": [right, reward(name="brief")(right).weighted(ramp)], "combine": "product", "retries": 7}
-    with pytest.raises(ConfigError, match="reward.retries"):
+    with pytest.raises(ConfigError, match=r"reward\.retries"):
         train("tiny", rows, rewards, run_dir=tmp_path / "two")
