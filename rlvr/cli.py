@@ -117,6 +117,23 @@ def inspect_models(
 
 
 @app.command()
+def plan(
+    words: Words = None,
+    gpus: Annotated[int, typer.Option(help="number of GPUs")] = 1,
+    gpu: Annotated[str, typer.Option(help="kind of GPU: b200, h200, h100, a100, l40s, ...; or cpu")] = "h100",
+    prompt_tokens: Annotated[int | None, typer.Option(help="mean length of a prompt; unset: half the most")] = None,
+    answer_tokens: Annotated[int | None, typer.Option(help="mean length of an answer; unset: half the most")] = None,
+) -> None:
+    """Say before a run what it needs: memory by part, what fits, how fast it may go. Exit code 1: it does not fit."""
+    from rlvr.plan.planner import plan_run
+    from rlvr.plan.show import show
+
+    made = plan_run(_config(words or [], resume=False), gpu, gpus, prompt=prompt_tokens, answer=answer_tokens)
+    show(made)
+    sys.exit(0 if made.fits else 1)
+
+
+@app.command()
 def settings() -> None:
     """Print every setting: type, default, range, and why."""
     from rlvr.settings_page import settings_page
@@ -205,6 +222,9 @@ def _train(config: Config, *, resume: bool) -> None:
 def _tell(result: RunResult) -> None:
     if result.accuracy_before is not None and result.accuracy_after is not None:
         print(f"held-out accuracy {result.accuracy_before:.2f} -> {result.accuracy_after:.2f}")
+    if result.before is not None and result.after is not None:
+        for verifier, after in result.after.accuracy.items():
+            print(f"  {verifier}: {result.before.accuracy[verifier]:.2f} -> {after:.2f}")
     print(f"policy: {result.policy.resolve()}")
     print(f"report: {result.report.resolve()}")
 

@@ -90,6 +90,9 @@ class RewardSpec(Section):
         "{start, end, from_step, to_step}: in a straight line over policy versions",
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="fixed arguments, by name")
+    where: dict[str, Any] = Field(
+        default_factory=dict, description="judge only the rows with these values, by column; empty: all rows"
+    )
 
 
 class RewardConfig(Section):

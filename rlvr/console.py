@@ -73,7 +73,9 @@ class Console:
             return
         self._accuracies.append(accuracy)
         if self._live is None:
-            self._print(f"step {step}: held-out accuracy {accuracy:.3f}")
+            prefix = "evaluation/accuracy/"
+            of = [f"{n.removeprefix(prefix)} {v:.3f}" for n, v in metrics.items() if n.startswith(prefix)]
+            self._print(f"step {step}: held-out accuracy {accuracy:.3f}" + (f" ({', '.join(of)})" if of else ""))
 
     def note(self, text: str) -> None:
         """Something worth a line of its own; it stays above the panel."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlvr.reward_function import RIGHT_FROM
@@ -17,7 +17,10 @@ _GROUPS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What the policy can do at a version. Shares are of answers with a verdict; `pass_at` maps k to pass@k."""
+    """What the policy can do at a version. Shares are of answers with a verdict; `pass_at` maps k to pass@k.
+
+    `accuracy` is pass@1 by the verifier that judged, where the rows have several.
+    """
 
     version: int
     tasks: int
@@ -25,20 +28,26 @@ class EvaluationReport:
     without_verdict: int
     mean_score: float
     pass_at: dict[int, float]
+    accuracy: dict[str, float]
     mean_tokens: float
     truncated_share: float
     groups: list[Group]
 
     def metrics(self) -> dict[str, float]:
         """As `evaluation/...`."""
-        return {
+        numbers = {
             "evaluation/version": float(self.version),
             "evaluation/tasks": float(self.tasks),
             "evaluation/without_verdict": float(self.without_verdict),
             "evaluation/mean_score": self.mean_score,
             "evaluation/mean_tokens": self.mean_tokens,
             "evaluation/truncated_share": self.truncated_share,
-        } | {f"evaluation/pass@{k}": value for k, value in self.pass_at.items()}
+        }
+        numbers |= {f"evaluation/pass@{k}": value for k, value in self.pass_at.items()}
+        return numbers | {f"evaluation/accuracy/{verifier}": value for verifier, value in self.accuracy.items()}
+
+
+VerifierOf = Callable[[Task], str]
 
 
 class MixedVersions(RuntimeError):
@@ -46,7 +55,7 @@ class MixedVersions(RuntimeError):
 
 
 async def evaluate_tasks(
-    runner: EpisodeRunner, tasks: Sequence[Task], version: int, verifier: str | None = None
+    runner: EpisodeRunner, tasks: Sequence[Task], version: int, verifier: VerifierOf | None = None
 ) -> EvaluationReport:
     """Answer every task with the runner's group size and sampling; `verifier` is as in `summarize`.
 
@@ -65,12 +74,13 @@ async def evaluate_tasks(
     return summarize(groups, version, verifier)
 
 
-def summarize(groups: Sequence[Group], version: int, verifier: str | None = None) -> EvaluationReport:
-    """`verifier` names the reward that says whether an answer is right (at least 1); without it the score does.
+def summarize(groups: Sequence[Group], version: int, verifier: VerifierOf | None = None) -> EvaluationReport:
+    """`verifier` names the reward that says whether an answer to a task is right; without it the score does.
 
     k goes through the powers of two up to the answers per task.
     """
-    rights = [_rights(group, verifier) for group in groups]
+    names = [verifier(group.task) if verifier is not None else None for group in groups]
+    rights = [_rights(group, name) for group, name in zip(groups, names, strict=True)]
     trajectories = [t for g in groups for t in g.trajectories]
     values = [v for g in groups for v in g.values()]
     most = max((len(g.trajectories) for g in groups), default=1)
@@ -82,10 +92,20 @@ def summarize(groups: Sequence[Group], version: int, verifier: str | None = None
         without_verdict=len(trajectories) - len(values),
         mean_score=_mean(values),
         pass_at={k: _mean([pass_at_k(r, k) for r in rights if len(r) >= k]) for k in ks},
+        accuracy=_by_verifier(names, rights),
         mean_tokens=_mean([float(sum(t.sampled)) for t in trajectories]),
         truncated_share=_mean([float(_is_truncated(t)) for t in trajectories]),
         groups=list(groups),
     )
+
+
+def _by_verifier(names: Sequence[str | None], rights: Sequence[list[bool]]) -> dict[str, float]:
+    """pass@1 of each verifier's tasks; nothing where one judged them all."""
+    distinct = sorted({name for name in names if name is not None})
+    if len(distinct) < 2:
+        return {}
+    judged = [(name, pass_at_k(right, 1)) for name, right in zip(names, rights, strict=True) if right]
+    return {verifier: _mean([value for name, value in judged if name == verifier]) for verifier in distinct}
 
 
 def _rights(group: Group, verifier: str | None) -> list[bool]:

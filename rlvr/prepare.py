@@ -16,12 +16,12 @@ from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.config import Config, Engine, EnvConfig, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
-from rlvr.reward_function import Reward, reward, verifier_of
+from rlvr.reward_function import Reward, judges_of, reward, verifier_of
 from rlvr.rollout.composition import check_rewards
 from rlvr.rollout.episode import EpisodeRunner, Generates
 from rlvr.rollout.scoring import Scorer, check_arguments
 from rlvr.run_folder import RunFolder, refuse_used
-from rlvr.types import Sampling
+from rlvr.types import Sampling, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,11 +52,10 @@ class Job:
         """Of evaluations: as in rollouts, at a temperature of their own."""
         return replace(self.sampling(), temperature=self.config.evaluation.temperature)
 
-    @property
-    def verifier(self) -> str:
-        """The name of the reward that says whether a held-out answer is right."""
-        found = verifier_of(self.rewards)
-        assert found is not None, "check_rewards has seen to it"
+    def verifier(self, task: Task) -> str:
+        """The name of the reward that says whether an answer to the task is right."""
+        found = verifier_of(judges_of(self.rewards, task.columns))
+        assert found is not None, "check_rows has seen to it"
         return found.name
 
     def scorer(self) -> Scorer:
@@ -95,14 +94,40 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
         names = ", ".join(plugins.short_names("rlvr.rewards"))
         raise PreparationError(f"reward: must be set; short names here are {names}, or package.module:function")
     check_rewards(rewards, config.reward.combine)
-    verifier = verifier_of(rewards)
-    for function in rewards:
-        check_arguments(function, tasks.columns, verifier)
-        if held_out is not None:
-            check_arguments(function, held_out.columns, verifier)
+    _refuse_idle(rewards, tasks)
+    check_rows(rewards, tasks, "data")
+    if held_out is not None:
+        check_rows(rewards, held_out, "evaluation.data")
     job = Job(config, tokenizer, tasks, held_out, rewards, load_env(config.env))
     job.sampling()  # refuses a stop that is not one token
     return job
+
+
+def check_rows(rewards: Sequence[Reward], tasks: TaskSet, setting: str) -> None:
+    """Each row has a verifier, and each reward finds its arguments in the first row that it judges.
+
+    Raises PreparationError and RewardError.
+    """
+    for function in rewards:
+        first = next((task for task in tasks.tasks if function.judges(task.columns)), None)
+        if first is not None:
+            check_arguments(function, [*first.columns], verifier_of(judges_of(rewards, first.columns)))
+    for task in tasks.tasks:
+        if verifier_of(judges_of(rewards, task.columns)) is None:
+            raise PreparationError(
+                f"{setting}: no reward with a weight judges the row with the prompt "
+                f"{task.prompt[-1]['content']!r:.80}: give one a `where` that fits it, or leave the row out"
+            )
+
+
+def _refuse_idle(rewards: Sequence[Reward], tasks: TaskSet) -> None:
+    for function in rewards:
+        if not any(function.judges(task.columns) for task in tasks.tasks):
+            where = ", ".join(f"{column}={value!r}" for column, value in function.where.items())
+            raise PreparationError(
+                f"reward {function.name!r} judges the rows where {where}, but the data has none; "
+                f"its columns are {', '.join(tasks.columns)}"
+            )
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -145,11 +170,13 @@ def load_env(config: EnvConfig) -> Callable[[], Env]:
 
 
 def bind(found: Reward, spec: RewardSpec) -> Reward:
-    """The reward with the weight and the fixed arguments of a config. Raises PreparationError."""
+    """The reward with the weight, the fixed arguments and the rows of a config. Raises PreparationError."""
     try:
         bound = found.bind(**spec.arguments) if spec.arguments else found
     except TypeError as error:
         raise PreparationError(f"reward {spec.use}: {error}") from None
+    if spec.where:
+        bound = bound.for_rows(**spec.where)
     return bound if spec.weight is None else bound.weighted(spec.weight)
 
 

@@ -90,6 +90,7 @@ def running_mean_width(points: int) -> int:
 def _plans(records: Sequence[MetricRecord]) -> list[_Plan]:
     names = {name for record in records for name in record.values}
     tries = sorted(int(n.removeprefix("evaluation/pass@")) for n in names if n.startswith("evaluation/pass@"))
+    verifiers = sorted(name for name in names if name.startswith("evaluation/accuracy/"))
     parts = sorted(name for name in names if name.startswith("reward/part/"))
     if len(parts) == 1:  # the whole reward: one line says it
         parts = []
@@ -97,7 +98,8 @@ def _plans(records: Sequence[MetricRecord]) -> list[_Plan]:
         _Plan(
             "Held-out accuracy",
             "share of tasks",
-            [_Curve(f"pass@{k}", f"evaluation/pass@{k}", marked=True) for k in sorted({*tries[:1], *tries[-1:]})],
+            [_Curve(f"pass@{k}", f"evaluation/pass@{k}", marked=True) for k in sorted({*tries[:1], *tries[-1:]})]
+            + [_Curve(name.rpartition("/")[2], name, marked=True) for name in verifiers[:_MOST_PARTS]],
             to_one=True,
         ),
         _Plan(

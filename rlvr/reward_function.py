@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, overload
 
@@ -72,13 +72,15 @@ class Reward:
     A synchronous `function` is run in a process that can be killed; a coroutine function is awaited on the
     event loop under the same deadline. `blocking` is what a direct call runs, where that differs: a verifier
     that brings its own killable processes is a coroutine function for the engine, and a plain one for a reader.
-    `weight` 0 makes the reward a metric only.
+    `weight` 0 makes the reward a metric only. `where` names the rows whose answers it judges, by the values of
+    columns; empty, it judges all.
     """
 
     function: Callable[..., Any]
     name: str
     weight: float | LinearWeight = 1.0
     blocking: Callable[..., Any] | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -104,6 +106,14 @@ class Reward:
     def weighted(self, weight: float | LinearWeight) -> Reward:
         """The same reward with another weight."""
         return replace(self, weight=weight)
+
+    def for_rows(self, **where: Any) -> Reward:
+        """The same reward, for the rows with these values alone: `right.for_rows(family="math")`."""
+        return replace(self, where=where)
+
+    def judges(self, columns: Mapping[str, Any]) -> bool:
+        """Whether it judges the answers to a row with these columns."""
+        return all(name in columns and columns[name] == value for name, value in self.where.items())
 
     def weight_at(self, version: int) -> float:
         """The weight in the score of a group that this policy version sampled."""
@@ -140,6 +150,11 @@ class Reward:
         return [
             p.name for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
+
+
+def judges_of(rewards: Sequence[Reward], columns: Mapping[str, Any]) -> list[Reward]:
+    """The rewards that judge the answers to a row with these columns."""
+    return [reward for reward in rewards if reward.judges(columns)]
 
 
 def verifier_of(rewards: Sequence[Reward]) -> Reward | None:

@@ -37,14 +37,22 @@ from rlvr.weights import WeightReceipt
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run leaves. Accuracies are pass@1 on the held-out tasks, None without evaluation."""
+    """What a run leaves: its first and last evaluation, None without held-out tasks; accuracies are their pass@1."""
 
     folder: Path
     report: Path
     policy: Path  # the trained policy, a folder in Hugging Face form
     steps: int
-    accuracy_before: float | None
-    accuracy_after: float | None
+    before: EvaluationReport | None
+    after: EvaluationReport | None
+
+    @property
+    def accuracy_before(self) -> float | None:
+        return self.before.pass_at[1] if self.before is not None else None
+
+    @property
+    def accuracy_after(self) -> float | None:
+        return self.after.pass_at[1] if self.after is not None else None
 
 
 async def train(job: Job, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> RunResult:
@@ -211,7 +219,7 @@ class Training:
     async def finish(self) -> RunResult:
         """The policy as a plain folder, and the report."""
         await self.roles.learner.export(self.folder.policy)
-        before, after = self._accuracies()
+        before, after = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
         report = await asyncio.to_thread(write_report, self.folder)
         return RunResult(self.folder.path, report, self.folder.policy, self.step, before, after)
 
@@ -234,8 +242,3 @@ class Training:
 
     def is_due(self, every_steps: int) -> bool:
         return every_steps > 0 and self.step % every_steps == 0
-
-    def _accuracies(self) -> tuple[float | None, float | None]:
-        if not self.evaluations:
-            return None, None
-        return self.evaluations[0].pass_at[1], self.evaluations[-1].pass_at[1]

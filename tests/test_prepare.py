@@ -209,8 +209,44 @@ def test_rewards_are_combined_as_the_config_says(make_config: MakeConfig, tmp_pa
     functions = [f"{tmp_path}/rewards.py:right", {"use": "format", "weight": ramp}]
     job = prepare(make_config(reward={"functions": functions, "combine": "gate"}))
     assert job.rewards[1].weight == LinearWeight(0.0, 0.5, from_step=10, to_step=20)
-    assert job.verifier == "right"
+    assert job.verifier(job.tasks.tasks[0]) == "right"
     assert check(yaml.safe_load(to_yaml(job.config))) == job.config
+
+
+TWO_KINDS = [
+    {"use": "math_answer", "where": {"kind": "sum"}},
+    {"use": "{folder}/rewards.py:needs_solution", "where": {"kind": "code"}},
+]
+SUM = {"prompt": "2+2?", "answer": "4", "kind": "sum"}
+CODE = {"prompt": "f?", "answer": "", "kind": "code", "solution": "def f(): ..."}
+
+
+def two_kinds(make_config: MakeConfig, folder: Path, *rows: dict[str, str]) -> Config:
+    (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    functions = [spec | {"use": str(spec["use"]).replace("{folder}", str(folder))} for spec in TWO_KINDS]
+    return make_config(data=str(folder / "two.jsonl"), reward={"functions": functions})
+
+
+def test_rows_of_two_kinds_have_a_reward_each(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A reward's columns are looked for in its own rows."""
+    job = prepare(two_kinds(make_config, tmp_path, SUM, CODE))
+    assert [job.verifier(task) for task in job.tasks.tasks] == ["math_answer", "needs_solution"]
+    assert check(yaml.safe_load(to_yaml(job.config))) == job.config
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "word"),
+    [
+        ([SUM], PreparationError, "'needs_solution' judges the rows where kind='code', but the data has none"),
+        ([SUM, CODE, {**SUM, "kind": "Sum"}], PreparationError, "no reward with a weight judges the row.*2\\+2"),
+        ([SUM, {**SUM, "kind": "code"}], RewardError, "'needs_solution' takes solution"),
+    ],
+)
+def test_rows_and_rewards_that_do_not_fit_are_refused(
+    make_config: MakeConfig, tmp_path: Path, rows: list[dict[str, str]], error: type[Exception], word: str
+) -> None:
+    with pytest.raises(error, match=word):
+        prepare(two_kinds(make_config, tmp_path, *rows))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlvr.learn.advantage import standardised
-from rlvr.reward_function import Reward
+from rlvr.reward_function import Reward, judges_of
 from rlvr.types import Group, newest_version
 
 
@@ -32,7 +32,7 @@ class GDPO:
         scores = group.scores()
         totals = [0.0] * len(scores)
         version = newest_version(group.answered())
-        for reward in self.rewards:
+        for reward in judges_of(self.rewards, group.task.columns):
             if weight := reward.weight_at(version):
                 advantages = standardised([score.parts[reward.name] for score in scores])
                 totals = [total + weight * advantage for total, advantage in zip(totals, advantages, strict=True)]

@@ -6,11 +6,11 @@ import asyncio
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
 
-from rlvr.reward_function import Combine, Form, Reward, verifier_of
+from rlvr.reward_function import Combine, Form, Reward, judges_of, verifier_of
 from rlvr.rollout.composition import RewardError, check_rewards, combined, says_right
 from rlvr.types import Outcome, Score, Task, Trajectory, newest_version
 from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
@@ -47,6 +47,26 @@ def check_arguments(reward: Reward, columns: Sequence[str], verifier: Reward | N
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """The rewards that judge one task."""
+
+    rewards: Sequence[Reward]
+
+    @property
+    def verifier(self) -> Reward | None:
+        return verifier_of(self.rewards)
+
+    def waits_for_verdict(self, reward: Reward) -> bool:
+        return reward.asks_for_verdict and reward is not self.verifier
+
+    def is_correct(self, reward: Reward, verdicts: _Verdicts) -> list[bool | None] | None:
+        """What the verifier said of each answer, for a reward that wants to know."""
+        if self.verifier is None or not self.waits_for_verdict(reward):
+            return None
+        return [says_right(verdict) for verdict in verdicts[self.verifier.name]]
+
+
 class Scorer:
     """Scores the trajectories of a task with the reward functions, combined by a rule.
 
@@ -66,47 +86,47 @@ class Scorer:
         check_rewards(rewards, rule)
         self._rewards = rewards
         self._rule = rule
-        self._verifier = verifier_of(rewards)
         self._deadline_s = deadline_s
         self._retries = retries
         self._pool = WorkerPool(size=workers)
 
     async def score(self, task: Task, trajectories: Sequence[Trajectory]) -> list[Score]:
-        """One score per trajectory, in order."""
+        """One score per trajectory, in order, of the rewards that judge the task's row."""
+        panel = _Panel(judges_of(self._rewards, task.columns))
         if self._rule is Combine.GATE:
-            verdicts = await self._ask_in_order(task, trajectories)
+            verdicts = await self._ask_in_order(panel, task, trajectories)
         else:
-            verdicts = await self._ask(task, trajectories)
+            verdicts = await self._ask(panel, task, trajectories)
         version = newest_version(trajectories)
         return [
-            combined(self._rule, self._rewards, [verdicts[reward.name][i] for reward in self._rewards], version)
+            combined(self._rule, panel.rewards, [verdicts[reward.name][i] for reward in panel.rewards], version)
             for i in range(len(trajectories))
         ]
 
     def close(self) -> None:
         self._pool.close()
 
-    async def _ask(self, task: Task, trajectories: Sequence[Trajectory]) -> _Verdicts:
+    async def _ask(self, panel: _Panel, task: Task, trajectories: Sequence[Trajectory]) -> _Verdicts:
         """All at one time, except those that want to know what the verifier said: they come after it."""
         verdicts: _Verdicts = {}
-        later = [reward for reward in self._rewards if self._waits_for_verdict(reward)]
-        for rewards in ([reward for reward in self._rewards if reward not in later], later):
-            answers = (self._run(reward, task, trajectories, self._is_correct(reward, verdicts)) for reward in rewards)
+        later = [reward for reward in panel.rewards if panel.waits_for_verdict(reward)]
+        for rewards in ([reward for reward in panel.rewards if reward not in later], later):
+            answers = (self._run(reward, task, trajectories, panel.is_correct(reward, verdicts)) for reward in rewards)
             for reward, given in zip(rewards, await asyncio.gather(*answers), strict=True):
                 verdicts[reward.name] = [*given]
         return verdicts
 
-    async def _ask_in_order(self, task: Task, trajectories: Sequence[Trajectory]) -> _Verdicts:
+    async def _ask_in_order(self, panel: _Panel, task: Task, trajectories: Sequence[Trajectory]) -> _Verdicts:
         """One reward after the other, the verifier first: a closed gate saves the calls behind it.
 
         Metrics, and functions that want the whole group, are asked in any case.
         """
         verdicts: _Verdicts = {}
         still_open = [True] * len(trajectories)
-        for reward in sorted(self._rewards, key=lambda reward: reward is not self._verifier):
+        for reward in sorted(panel.rewards, key=lambda reward: reward is not panel.verifier):
             everyone = reward.is_metric or reward.form is Form.BATCH
             asked = [everyone or is_open for is_open in still_open]
-            is_correct = self._is_correct(reward, verdicts)
+            is_correct = panel.is_correct(reward, verdicts)
             chosen = None if is_correct is None else [*compress(is_correct, asked)]
             answers = iter(await self._run(reward, task, [*compress(trajectories, asked)], chosen))
             verdicts[reward.name] = [next(answers) if was_asked else None for was_asked in asked]
@@ -114,15 +134,6 @@ class Scorer:
                 passed = [bool(says_right(verdict)) for verdict in verdicts[reward.name]]
                 still_open = [before and now for before, now in zip(still_open, passed, strict=True)]
         return verdicts
-
-    def _waits_for_verdict(self, reward: Reward) -> bool:
-        return reward.asks_for_verdict and reward is not self._verifier
-
-    def _is_correct(self, reward: Reward, verdicts: _Verdicts) -> list[bool | None] | None:
-        """What the verifier said of each answer, for a reward that wants to know."""
-        if self._verifier is None or not self._waits_for_verdict(reward):
-            return None
-        return [says_right(verdict) for verdict in verdicts[self._verifier.name]]
 
     async def _run(
         self,
