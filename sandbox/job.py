@@ -25,6 +25,10 @@ class Status(StrEnum):
     SANDBOX_ERROR = "sandbox_error"  # a failure of ours, after a second try: no verdict on the program
 
 
+class SandboxUnavailable(Exception):
+    """This machine gives less isolation than was asked for. The message says what is missing and what to do."""
+
+
 class Tier(StrEnum):
     """What stands between the program and the machine, from most to least."""
 

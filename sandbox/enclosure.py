@@ -1,0 +1,194 @@
+"""A tier at work: what the server does once, and what each of its jobs and programs is started with."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Protocol
+
+from rlvr.sandbox import isolation, landlock
+from rlvr.sandbox.box import Box, HostFolder, PrivateMount
+from rlvr.sandbox.executor import Executor, NativeExecutor, PythonExecutor, end_all_but_init, run_steps
+from rlvr.sandbox.isolation import JOB_NAMESPACES, PROGRAM, USER
+from rlvr.sandbox.job import Limits, Tier
+from rlvr.sandbox.processes import kill_descendants
+from rlvr.sandbox.root import plan_root
+from rlvr.sandbox.seccomp import build_filter
+from rlvr.sandbox.steps import Table, compile_steps
+from rlvr.sandbox.syscalls import this_machine
+from rlvr.sandbox.wire import Job, Setup
+
+_OWN_UIDS = 1_900_000_000  # far above what distributions give out; the server's pid is added
+_NOBODY = 65534
+
+
+class Enclosure(Protocol):
+    """`start` gives the pid of the job's init; in the program itself, where that stays the interpreter, 0."""
+
+    tier: Tier
+
+    def open_box(self, limits: Limits) -> Box: ...
+
+    def start(self, job: Job, box: Box, control: int) -> int: ...
+
+    def end(self, init: int) -> None:
+        """Kill a job with all its processes."""
+        ...
+
+
+def enclose(setup: Setup) -> Enclosure:
+    """Put this process into the tier it was told, for good. Raises OSError where the machine does not give it."""
+    if setup.tier is Tier.FULL:
+        return FullEnclosure(setup)
+    return OpenEnclosure(setup)
+
+
+class FullEnclosure:
+    """Namespaces, private root, Landlock where the kernel has it, seccomp, limits."""
+
+    tier = Tier.FULL
+
+    def __init__(self, setup: Setup) -> None:
+        self._machine = this_machine()
+        self._executor: Executor
+        if setup.native is None:
+            self._executor = PythonExecutor(self._machine, end_all_but_init, lambda: None)
+        else:
+            self._executor = NativeExecutor(setup.native)
+        steps = isolation.enclose_server(plan_root(setup.readable), _own_uid())
+        run_steps(compile_steps(self._machine, steps))
+        self._filter = build_filter(self._machine)
+        self._abi = landlock.abi(self._machine)
+        self._granted = {
+            os.open("/", os.O_PATH | os.O_CLOEXEC): landlock.READ,
+            os.open("/dev", os.O_PATH | os.O_CLOEXEC): landlock.DEVICES,
+        }
+        self._init_table = functools.lru_cache(maxsize=8)(self._compile_init)
+        self._limits_table = functools.lru_cache(maxsize=64)(self._compile_limits)
+        self._python_table = compile_steps(self._machine, isolation.show_python())
+
+    def open_box(self, limits: Limits) -> Box:
+        return PrivateMount(self._machine, limits.disk_bytes)
+
+    def start(self, job: Job, box: Box, control: int) -> int:
+        ruleset = self._ruleset(box)
+        init = self._init_table(box.descriptor, control, ruleset)
+        program = self._limits_table(job.limits, job.caps_address_space)
+        program += self._python_table if job.python else compile_steps(self._machine, _execute(job))
+        pid = self._executor.start_job(JOB_NAMESPACES, init, program, control)
+        if pid > 0 and ruleset is not None:  # a program's descriptors are its own
+            os.close(ruleset)
+        return pid
+
+    def end(self, init: int) -> None:
+        os.kill(init, signal.SIGKILL)  # the kernel ends its namespace with it
+
+    def _ruleset(self, box: Box) -> int | None:
+        if self._abi == 0:
+            return None
+        return landlock.create_ruleset(self._machine, self._abi, self._granted | {box.descriptor: landlock.OWN_FOLDER})
+
+    def _compile_init(self, box: int, control: int, ruleset: int | None) -> Table:
+        steps = isolation.confine_init(
+            uid=USER, gid=USER, box=box, control=control, ruleset=ruleset, filter=self._filter
+        )
+        return compile_steps(self._machine, steps)
+
+    def _compile_limits(self, limits: Limits, caps_address_space: bool) -> Table:
+        space = _mapped_bytes() + limits.memory_bytes if caps_address_space else None
+        steps = [
+            *isolation.fixed_limits(),
+            *isolation.start_program(limits, processes=limits.processes + 1, address_space=space),  # init counts
+        ]
+        return compile_steps(self._machine, steps)
+
+
+class OpenEnclosure:
+    """The machine's own files and processes in sight, and Landlock, seccomp and limits in the way; or limits alone."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.tier = setup.tier
+        self._machine = this_machine()
+        self._confined = setup.tier is Tier.LANDLOCK
+        self._abi = landlock.abi(self._machine) if self._confined else 0
+        if self._confined and self._abi == 0:
+            raise OSError("this kernel has no Landlock (it needs Linux 5.13, and landlock among its security modules)")
+        root = plan_root(setup.readable)
+        uid = _own_uid()
+        if uid is not None and not _all_may_enter(list(root.folders.values())):
+            uid = None  # it could not read its own interpreter
+        if uid is not None:
+            run_steps(compile_steps(self._machine, isolation.change_uid(uid)))
+        self._counts_processes = uid is not None
+        self._drop_rights = os.getuid() == 0
+        self._filter = build_filter(self._machine, signals=landlock.confines_signals(self._abi))
+        self._granted = {
+            os.open(path, os.O_PATH | os.O_CLOEXEC): rights
+            for paths, rights in (
+                ((root.folders | root.files).values(), landlock.READ),
+                (root.devices.values(), landlock.DEVICES),
+            )
+            for path in paths
+        }
+
+    def open_box(self, limits: Limits) -> Box:
+        return HostFolder()
+
+    def start(self, job: Job, box: Box, control: int) -> int:
+        assert isinstance(box, HostFolder)
+        executor = PythonExecutor(self._machine, lambda: kill_descendants(os.getpid()), box.remove)
+        ruleset = self._ruleset(box)
+        init = isolation.watch_init(box=box.descriptor, control=control, ruleset=ruleset)
+        space = _mapped_bytes() + job.limits.memory_bytes if job.caps_address_space else None
+        processes = job.limits.processes + 2 if self._counts_processes else None  # the server and init count
+        program = [
+            *isolation.fixed_limits(),
+            *isolation.start_program(job.limits, processes=processes, address_space=space),
+            *isolation.confine_program(
+                drop_rights=self._drop_rights,
+                ruleset=ruleset is not None,
+                filter=self._filter if self._confined else None,
+            ),
+            *(isolation.show_python() if job.python else _execute(job)),
+        ]
+        tables = (compile_steps(self._machine, init), compile_steps(self._machine, program))
+        pid = executor.start_job(0, *tables, control)
+        if pid > 0 and ruleset is not None:
+            os.close(ruleset)
+        return pid
+
+    def end(self, init: int) -> None:
+        kill_descendants(init)
+        os.kill(init, signal.SIGKILL)
+
+    def _ruleset(self, box: Box) -> int | None:
+        if not self._confined:
+            return None
+        return landlock.create_ruleset(self._machine, self._abi, self._granted | {box.descriptor: landlock.OWN_FOLDER})
+
+
+def _execute(job: Job) -> list[isolation.Step]:
+    return list(isolation.execute(job.path, PROGRAM + job.has_link, job.arguments, job.environment))
+
+
+def _mapped_bytes() -> int:
+    """What this process has mapped: a program that is forked from it begins with that."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _own_uid() -> int | None:
+    """A uid for root to change to; None where this is not root, or a container's root that has no other uid."""
+    if os.getuid() != 0:
+        return None
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    for uid in (_OWN_UIDS + os.getpid(), _NOBODY):
+        if any(first <= uid < first + count for first, _, count in ranges):
+            return uid
+    return None
+
+
+def _all_may_enter(folders: list[str]) -> bool:
+    above = {parent for folder in folders for parent in (Path(folder), *Path(folder).parents)}
+    return all(folder.stat().st_mode & 0o001 for folder in above)

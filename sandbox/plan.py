@@ -1,0 +1,119 @@
+"""From a program to the jobs that compile and run it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rlvr.sandbox.job import Limits, Program
+from rlvr.sandbox.languages import Language, Start, language_named
+from rlvr.sandbox.link import ENVIRONMENT
+from rlvr.sandbox.sealed import sealed
+from rlvr.sandbox.wire import Job
+
+
+@dataclass(slots=True)
+class Plan:
+    """A job with the descriptors that go with it, after its stdin and its link. `close` when it has ended."""
+
+    job: Job
+    descriptors: list[int] = field(default_factory=list)
+
+    def close(self) -> None:
+        for descriptor in set(self.descriptors):
+            os.close(descriptor)
+
+
+def check_call(program: Program, limits: Limits, collect: tuple[str, ...]) -> Language:
+    """Raises ValueError for what could never run."""
+    language = language_named(program.language)
+    tool = language.missing()
+    if tool is not None:
+        raise ValueError(
+            f"{language.name} programs need {tool!r}, which is not installed (looked in {language.search})"
+        )
+    for name in (*program.files, *collect):
+        if not name or "\0" in name or name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"{name!r} cannot be a file in a program's folder: give a relative path without '..'")
+    if language.source in program.files:
+        raise ValueError(f"files: {language.source!r} is how the program itself is called")
+    for limit in Limits.__slots__:
+        if not getattr(limits, limit) > 0:
+            raise ValueError(f"limits: {limit} must be above 0, got {getattr(limits, limit)}")
+    return language
+
+
+def source_bytes(program: Program) -> bytes:
+    """As a file: a lone surrogate, which UTF-8 does not have, stays what it is for the compiler to refuse."""
+    return program.source.encode(errors="surrogatepass")
+
+
+def compile_plan(program: Program, language: Language) -> Plan:
+    files = {language.source: source_bytes(program), **program.files}
+    limits = language.compile_limits
+    job = _command_job(language, language.compiler, limits, files, collect=(language.artifact,), keep=False)
+    return Plan(job, [sealed(*files.values())])
+
+
+def run_plan(
+    program: Program, language: Language, compiled: int | None, limits: Limits, collect: tuple[str, ...], *, keep: bool
+) -> Plan:
+    """How to run it. `compiled` is what the compiler left, and is the plan's to close."""
+    files: dict[str, bytes] = dict(program.files)
+    if language.start is Start.BINARY:
+        assert compiled is not None
+        job = _job(language, (f"./{language.artifact}",), None, limits, files, collect, keep, has_program=True)
+        return Plan(job, [compiled, *([sealed(*files.values())] if files else [])])
+    if compiled is None:
+        files = {language.source: source_bytes(program), **files}
+    else:
+        files = {language.artifact: os.pread(compiled, os.fstat(compiled).st_size, 0), **files}
+        os.close(compiled)
+    archive = sealed(*files.values())
+    if language.start is Start.FORK:
+        job = _job(language, (), None, limits, files, collect, keep, has_program=True)
+        return Plan(job, [archive, archive])
+    return Plan(_command_job(language, language.command, limits, files, collect, keep=keep), [archive])
+
+
+def _command_job(
+    language: Language,
+    command: tuple[str, ...],
+    limits: Limits,
+    files: Mapping[str, bytes],
+    collect: tuple[str, ...],
+    *,
+    keep: bool,
+) -> Job:
+    path = language.find(command[0])
+    assert path is not None, f"{command[0]} was there when the program was checked"
+    return _job(language, command, path, limits, files, collect, keep, has_program=False)
+
+
+def _job(
+    language: Language,
+    arguments: tuple[str, ...],
+    path: str | None,
+    limits: Limits,
+    files: Mapping[str, bytes],
+    collect: tuple[str, ...],
+    keep: bool,
+    *,
+    has_program: bool,
+) -> Job:
+    environment = tuple(f"{name}={value}" for name, value in ENVIRONMENT.items())
+    return Job(
+        arguments=arguments,
+        path=path,
+        python=language.start is Start.FORK,
+        environment=(*environment, *language.environment),
+        limits=limits,
+        caps_address_space=language.caps_address_space,
+        files=tuple((name, len(content)) for name, content in files.items()),
+        collect=collect,
+        collect_bytes=limits.disk_bytes,
+        has_program=has_program,
+        has_link=False,
+        keep=keep,
+    )

@@ -1,0 +1,106 @@
+"""Becoming a Python program, in a process forked from the warm server: the last of ours that runs in it."""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import gc
+import io
+import os
+import sys
+import threading
+from types import ModuleType, TracebackType
+from typing import NoReturn
+
+from rlvr.sandbox.isolation import CONTROL
+
+SOURCE_NAME = "main.py"
+
+
+class PythonProgram:
+    """What `serve` returns in a program's process, with all of the server's frames gone."""
+
+    def __init__(self, folder: str, source: int, source_bytes: int) -> None:
+        self.folder = folder
+        self.source = source
+        self.source_bytes = source_bytes
+
+    def run(self) -> NoReturn:
+        """Run the source, which descriptor `source` begins with, as a new interpreter would run a script."""
+        path = f"{self.folder}/{SOURCE_NAME}"
+        text = os.pread(self.source, self.source_bytes, 0)
+        os.close(self.source)
+        os.close(CONTROL)
+        main = _fresh_interpreter(self.folder, path)
+        code = 0
+        try:
+            exec(compile(text, path, "exec", dont_inherit=True), main.__dict__)
+        except SystemExit as end:
+            code = _exit_code(end)
+        except BaseException as error:
+            code = 1
+            _report(error)
+        _leave(code)
+
+
+def _fresh_interpreter(folder: str, path: str) -> ModuleType:
+    main = ModuleType("__main__")
+    main.__dict__.update(__builtins__=builtins, __file__=path, __loader__=None)
+    for name in [name for name in sys.modules if name == "rlvr" or name.startswith("rlvr.")]:
+        del sys.modules[name]
+    sys.modules["__main__"] = main
+    sys.argv = [SOURCE_NAME]
+    sys.orig_argv = ["python", SOURCE_NAME]
+    sys.path.insert(0, folder)
+    # Not the server's: theirs have looked at what the descriptors were then.
+    sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text(2, "w", errors="backslashreplace", line_buffering=True)  # type: ignore[misc]
+    gc.enable()
+    return main
+
+
+def _text(
+    descriptor: int, mode: str, errors: str = "surrogateescape", line_buffering: bool = False
+) -> io.TextIOWrapper:
+    raw = io.FileIO(descriptor, mode, closefd=False)
+    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=line_buffering)
+
+
+def _report(error: BaseException) -> None:
+    """Print the traceback through the hook in force, without our own frame at its top."""
+    trace: TracebackType | None = error.__traceback__.tb_next if error.__traceback__ else None
+    try:
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+    except BaseException:
+        sys.__excepthook__(type(error), error, trace)
+
+
+def _exit_code(end: SystemExit) -> int:
+    if end.code is None:
+        return 0
+    if isinstance(end.code, int):
+        return end.code & 0xFF
+    print(end.code, file=sys.stderr)
+    return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """What an interpreter does at its end, short of taking itself apart: the kernel is quicker at that."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except SystemExit as end:
+        code = _exit_code(end)
+    except BaseException as error:
+        _report(error)
+    try:
+        sys.stdout.flush()
+    except BaseException as error:
+        _report(error)
+        code = 120  # as an interpreter does that cannot flush
+    try:
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
