@@ -65,10 +65,11 @@ def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resum
     """Train as a checked config says. `rewards` given as objects take the place of those it names."""
     from rlvr.cluster import disconnect_ray
     from rlvr.console import Console
-    from rlvr.prepare import open_run, prepare
+    from rlvr.prepare import open_run, prepare, refuse_what_cannot_fit
     from rlvr.training import train as run_training
 
     config = with_run_dir(config)
+    refuse_what_cannot_fit(config)
     job = prepare(config, rewards)
     folder, checkpoint = open_run(config, resume=resume)
     with Console(config.steps) as console:

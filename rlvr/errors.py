@@ -8,6 +8,7 @@ from rlvr.checkpoint import CheckpointError
 from rlvr.cluster import ClusterError
 from rlvr.config_loading import ConfigError
 from rlvr.data import DataError
+from rlvr.plan.planner import PlanError
 from rlvr.plugins import PluginError
 from rlvr.prepare import PreparationError
 from rlvr.rollout.rollouts import RolloutError
@@ -21,6 +22,7 @@ USER_ERRORS = (
     ConfigError,
     DataError,
     ModelNotFound,
+    PlanError,
     PluginError,
     PreparationError,
     RewardError,

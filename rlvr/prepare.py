@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr import plugins
+from rlvr.architecture.catalog import ModelNotFound, find_model
+from rlvr.architecture.facts import UnknownArchitecture
 from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.config import Config, Engine, EnvConfig, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
+from rlvr.plan.accelerators import machine_memory, swap_space
+from rlvr.plan.startup import Machine, shortfall
 from rlvr.reward_function import Reward, judges_of, reward, verifier_of
 from rlvr.rollout.composition import check_rewards
 from rlvr.rollout.episode import EpisodeRunner, Generates
@@ -128,6 +132,32 @@ def _refuse_idle(rewards: Sequence[Reward], tasks: TaskSet) -> None:
                 f"reward {function.name!r} judges the rows where {where}, but the data has none; "
                 f"its columns are {', '.join(tasks.columns)}"
             )
+
+
+def refuse_what_cannot_fit(config: Config) -> None:
+    """Raise PreparationError where this machine can never hold the model and its optimizer.
+
+    Nothing is refused that might work: not on a cluster that is joined, whose machines are not known here, and not
+    for a model whose config is elsewhere or cannot be counted.
+    """
+    if config.cluster.backend == "ray" and config.cluster.address != "local":
+        return
+    try:
+        model = find_model(config.model.name, ask_hub=False)
+    except (ModelNotFound, UnknownArchitecture):
+        return
+    reason = shortfall(config, model.architecture, this_machine())
+    if reason is not None:
+        raise PreparationError(reason)
+
+
+def this_machine() -> Machine:
+    """Its memory, and that of each of its GPUs."""
+    import torch
+
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    gpus = tuple(torch.cuda.get_device_properties(device).total_memory for device in devices)
+    return Machine(machine_memory() + swap_space(), gpus)
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 GIB = 2**30
@@ -30,6 +30,15 @@ class Accelerator:
     @property
     def is_cpu(self) -> bool:
         return self.name == CPU
+
+    def share(self, part: float) -> Accelerator:
+        """A part of its cores: what one role of several has."""
+        return replace(
+            self,
+            bandwidth=self.bandwidth * part,
+            bfloat16_flops=self.bfloat16_flops * part,
+            float32_flops=self.float32_flops * part,
+        )
 
     def flops(self, element: int) -> float:
         """Operations per second with numbers of `element` bytes."""
@@ -72,7 +81,7 @@ def this_machine() -> Accelerator:
         cores * _CORE_FLOPS,
         cores * _CORE_FLOPS,
         _CPU_ENGINE_STEP_S,
-        f"this machine: {cores} cores, {_CORE_FLOPS / 1e9:.0f} GFLOP/s and {_CORE_BANDWIDTH / 1e9:.0f} GB/s assumed each",
+        f"{cores} cores, assumed {_CORE_FLOPS / 1e9:.0f} GFLOP/s and {_CORE_BANDWIDTH / 1e9:.0f} GB/s each",
     )
 
 
@@ -81,6 +90,12 @@ def machine_memory(limit_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = limit_file.read_text().strip() if limit_file.is_file() else "max"
     return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def swap_space(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes of swap; 0 where the system does not say."""
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("SwapTotal:")), 0)
 
 
 def accelerator(name: str) -> Accelerator:

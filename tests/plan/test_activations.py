@@ -1,0 +1,112 @@
+"""The formulas of activation memory against what torch saves in our learner's own forward pass."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rlvr.learn.model import FASTEST_GRID_ON_CPU, PolicyModel
+from rlvr.learn.packing import MicroBatch, pack
+from rlvr.learn.selfcheck import scored_row
+from rlvr.plan import workload
+from rlvr.plan.activations import (
+    Pass,
+    checkpointed_bytes,
+    layer_bytes_per_token,
+    saved_bytes,
+    weight_copies_bytes,
+)
+from rlvr.plan.adapters import adapter_parameters
+from tests.plan.conftest import VOCABULARY, Tiny
+
+
+def one_batch(model: PolicyModel) -> MicroBatch:
+    """A micro-batch of one group, as the learner packs it."""
+    source = random.Random(0)
+
+    def tokens(count: int) -> list[int]:
+        return [source.randrange(2, VOCABULARY) for _ in range(count)]
+
+    prompt = tokens(50)
+    [batch] = list(pack([scored_row(prompt + tokens(60), 0) for _ in range(8)], model.plan))
+    return batch
+
+
+def measured_bytes(model: PolicyModel, batch: MicroBatch) -> int:
+    """All memory that a forward pass leaves behind: what autograd saved, and what Python still holds.
+
+    Each storage once; parameters and the batch are not of the pass.
+    """
+    before = {t.untyped_storage().data_ptr() for t in gc.get_objects() if issubclass(type(t), torch.Tensor)}
+    left: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in before:
+            left[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        results = model.logprobs(batch)
+    own = {result.untyped_storage().data_ptr() for result in results}
+    for found in gc.get_objects():
+        if issubclass(type(found), torch.Tensor) and found.untyped_storage().data_ptr() not in own:
+            keep(found)
+    return sum(size for size, _ in left.values())
+
+
+def pass_of(model: PolicyModel, batch: MicroBatch, *, element: int, lora: int) -> Pass:
+    lines, length = batch.token_ids.shape
+    masked = batch.mask is not None
+    return Pass(lines * length, length, element, masked=masked, fuses_latent=False, adapter_rank=lora)
+
+
+def expected_bytes(tiny: Tiny, run: Pass, read: int) -> int:
+    """This batch reads a token of its prompt once for each row; the formula counts each token once."""
+    more = (read - run.tokens) * (4 * tiny.architecture.hidden + 20)
+    return saved_bytes(tiny.architecture, run) + weight_copies_bytes(tiny.architecture, run) + more
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen3", "qwen2", "qwen3_moe", "glm4_moe", "deepseek_v3", "deepseek_v3_equal_widths"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [0, 4])
+def test_activation_bytes_are_those_that_torch_saves(
+    tiny: Callable[[str], Tiny], family: str, dtype: str, lora: int
+) -> None:
+    made = tiny(family)
+    model = PolicyModel(made.config(lora=lora, dtype=dtype))
+    batch = one_batch(model)
+    run = pass_of(model, batch, element=4 if dtype == "float32" else 2, lora=lora)
+    measured = measured_bytes(model, batch)
+    assert expected_bytes(made, run, len(batch.read)) == pytest.approx(measured, rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+def test_checkpointed_layers_leave_their_inputs(tiny: Callable[[str], Tiny], family: str) -> None:
+    """The one layer that is computed again is not there yet at the end of the forward pass."""
+    made = tiny(family)
+    model = PolicyModel(made.config(gradient_checkpointing=True))
+    batch = one_batch(model)
+    run = pass_of(model, batch, element=4, lora=0)
+    one_layer = run.tokens * layer_bytes_per_token(made.architecture.layers[0], made.architecture, run)
+    more = (len(batch.read) - run.tokens) * (4 * made.architecture.hidden + 20)
+    expected = checkpointed_bytes(made.architecture, run) - one_layer + more
+    # Besides, the mask of booleans [lines, 1, T, T] is held for the layers' second time.
+    assert expected + run.tokens * run.line == pytest.approx(measured_bytes(model, batch), rel=0.05)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "deepseek_v3", "glm4_moe"])
+def test_adapter_parameters_are_those_that_peft_makes(tiny: Callable[[str], Tiny], family: str) -> None:
+    made = tiny(family)
+    model = PolicyModel(made.config(lora=4))
+    assert adapter_parameters(made.architecture, 4) == sum(p.numel() for p in model.trainable().values())
+
+
+def test_the_grid_on_a_processor_is_the_learners() -> None:
+    assert workload.FASTEST_GRID_ON_CPU == FASTEST_GRID_ON_CPU
