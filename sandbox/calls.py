@@ -91,8 +91,8 @@ class Calls:
             stack.enter_context(self._lease((slot,)))
             return (yield from self._attempts(_Talk(slot, plan), stdin))
 
-    def _compiled(self, program: Program, language: Language) -> Steps[int | None | Result]:
-        """What the compiler makes of it, as a descriptor; the Result if it makes nothing; None if there is no compiler."""
+    def _compiled(self, program: Program, language: Language) -> Steps[int | Result | None]:
+        """What the compiler makes of it, as a descriptor; the Result if it makes nothing; None if there is none."""
         if not language.compiler:
             return None
         kept = self._store.get(program)
@@ -133,7 +133,8 @@ class Calls:
                         server = yield from self._server(slot)
                         descriptors = [stdin, link.fileno(), *plan.descriptors]
                         exchange = Exchange(server, pack(plan.job), descriptors, plan.job.limits.wall_s + _GRACE_S)
-                        exchange.advance()  # which sends the descriptors: ours are closed now, for each to see the other's end
+                        # Which sends the descriptors: ours are closed now, for each to see the other's end.
+                        exchange.advance()
                         exchanges.append(exchange)
                 of_judge, of_candidate = exchanges
                 yield AnyDone(exchanges)

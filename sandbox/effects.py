@@ -33,7 +33,7 @@ def drive(steps: Steps[T]) -> T:
         while True:
             try:
                 value = wait.blocking()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - the steps raise it again, after they cleaned up
                 wait = steps.throw(error)
             else:
                 wait = steps.send(value)
@@ -48,7 +48,7 @@ async def drive_async(steps: Steps[T]) -> T:
         while True:
             try:
                 value = await wait.on_loop()
-            except BaseException as error:  # cancelling too: the steps clean up after themselves
+            except BaseException as error:  # noqa: BLE001 - as above; cancelling too
                 wait = steps.throw(error)
             else:
                 wait = steps.send(value)
@@ -134,7 +134,8 @@ class AnyDone:
                 loop.remove_writer(exchange.server.connection)
 
     def _advance(self) -> bool:
-        return any([exchange.advance() for exchange in self._exchanges])  # all of them, each time
+        advanced = [exchange.advance() for exchange in self._exchanges]  # all of them, each time
+        return any(advanced)
 
     def _deadline(self) -> float:
         return min(exchange.deadline for exchange in self._exchanges)

@@ -124,7 +124,7 @@ class PythonExecutor:
                 os.dup2(control, CONTROL)
                 self._fail(ReportKind.INIT_FAILED, failed, error)
             return self._serve(program)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - this is a copy of the server: nothing of it may run on
             os._exit(1)
 
     def _serve(self, program: Table) -> int:

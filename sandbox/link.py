@@ -18,7 +18,7 @@ from rlvr.sandbox.wire import Incoming, Order, Setup, pack, receive_frame
 
 _START_DEADLINE_S = 120.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-ENVIRONMENT = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **dict.fromkeys(_ONE_THREAD, "1")}
+ENVIRONMENT: dict[str, str] = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **dict.fromkeys(_ONE_THREAD, "1")}
 
 # A program's /proc/self/cmdline is its server's, so this must name nothing. The rest comes over the socket; it makes
 # just enough of a package for the server's modules to import each other.
@@ -54,7 +54,7 @@ class Server:
         with theirs:
             process = subprocess.Popen(
                 [_interpreter(), *_ARGUMENTS],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=ENVIRONMENT,
                 cwd="/",

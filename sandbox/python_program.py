@@ -37,7 +37,7 @@ class PythonProgram:
             exec(compile(text, path, "exec", dont_inherit=True), main.__dict__)
         except SystemExit as end:
             code = _exit_code(end)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - of the program
             code = 1
             _report(error)
         _leave(code)
@@ -73,7 +73,7 @@ def _report(error: BaseException) -> None:
     trace: TracebackType | None = error.__traceback__.tb_next if error.__traceback__ else None
     try:
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - of the program's own hook
         sys.__excepthook__(type(error), error, trace)
 
 
@@ -93,11 +93,11 @@ def _leave(code: int) -> NoReturn:
         atexit._run_exitfuncs()
     except SystemExit as end:
         code = _exit_code(end)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - of what the program wants done at its end
         _report(error)
     try:
         sys.stdout.flush()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - of what the program put in the stream's place
         _report(error)
         code = 120  # as an interpreter does that cannot flush
     try:

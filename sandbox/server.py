@@ -24,9 +24,9 @@ from rlvr.sandbox.wire import Ending, Job, Order, Setup, pack, receive_frame, un
 
 # Imported beforehand because programs use them: each would cost a new process milliseconds.
 _COMMON = (
-    "bisect collections copy datetime decimal fractions functools heapq itertools json math operator random re "
-    "string typing"
-).split()
+    *("bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq"),
+    *("itertools", "json", "math", "operator", "random", "re", "string", "typing"),
+)
 
 READY = "ready"
 

@@ -16,8 +16,9 @@ _NEARLY = 0.9
 # so choose which kind of failure it is counted as: never whether.
 _WORDS = {
     Status.MEMORY: re.compile(
-        rb"^(\w+\.)*_?(ArrayMemoryError|MemoryError)\b|std::bad_alloc|Cannot allocate memory|JavaScript heap out of memory"
-        rb"|java\.lang\.OutOfMemoryError|out of memory|memory allocation of \d+ bytes failed|xrealloc: cannot allocate",
+        rb"^(\w+\.)*_?(ArrayMemoryError|MemoryError)\b|std::bad_alloc|Cannot allocate memory"
+        rb"|JavaScript heap out of memory|java\.lang\.OutOfMemoryError|out of memory"
+        rb"|memory allocation of \d+ bytes failed|xrealloc: cannot allocate",
         re.MULTILINE,
     ),
     Status.PROCESSES: re.compile(
