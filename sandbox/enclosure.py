@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from rlvr.sandbox import isolation, landlock
 from rlvr.sandbox.box import Box, HostFolder, PrivateMount
 from rlvr.sandbox.executor import Executor, NativeExecutor, PythonExecutor, end_all_but_init, run_steps
-from rlvr.sandbox.isolation import JOB_NAMESPACES, PROGRAM, USER
+from rlvr.sandbox.isolation import HOME, JOB_NAMESPACES, PROGRAM, USER
 from rlvr.sandbox.job import Limits, Tier
-from rlvr.sandbox.processes import kill_descendants
+from rlvr.sandbox.processes import count_of_uid, inherited_bytes, kill_descendants
 from rlvr.sandbox.root import plan_root
 from rlvr.sandbox.seccomp import build_filter
 from rlvr.sandbox.steps import Table, compile_steps
@@ -61,10 +62,13 @@ class FullEnclosure:
         run_steps(compile_steps(self._machine, steps))
         self._filter = build_filter(self._machine)
         self._abi = landlock.abi(self._machine)
-        self._granted = {
-            os.open("/", os.O_PATH | os.O_CLOEXEC): landlock.READ,
-            os.open("/dev", os.O_PATH | os.O_CLOEXEC): landlock.DEVICES,
-        }
+        self._granted = _grants({"/": landlock.READ, "/dev": landlock.DEVICES})
+        # A Python program may list what lies in its /proc/self and open its descriptors, and read nothing there: not
+        # its own memory either, in which the interpreter keeps more than the program put there.
+        shown = [folder for folder in os.listdir("/") if folder not in ("proc", "dev", HOME.strip("/"))]  # noqa: PTH208
+        self._granted_python = _grants(
+            {"/": landlock.READ_DIR, "/dev": landlock.DEVICES, **{f"/{name}": landlock.READ for name in shown}}
+        )
         self._init_table = functools.lru_cache(maxsize=8)(self._compile_init)
         self._limits_table = functools.lru_cache(maxsize=64)(self._compile_limits)
         self._python_table = compile_steps(self._machine, isolation.show_python())
@@ -73,9 +77,9 @@ class FullEnclosure:
         return PrivateMount(self._machine, limits.disk_bytes)
 
     def start(self, job: Job, box: Box, control: int) -> int:
-        ruleset = self._ruleset(box)
+        ruleset = self._ruleset(box, self._granted_python if job.python else self._granted)
         init = self._init_table(box.descriptor, control, ruleset)
-        program = self._limits_table(job.limits, job.caps_address_space)
+        program = self._limits_table(job.limits, job.python)
         program += self._python_table if job.python else compile_steps(self._machine, _execute(job))
         pid = self._executor.start_job(JOB_NAMESPACES, init, program, control)
         if pid > 0 and ruleset is not None:  # a program's descriptors are its own
@@ -85,10 +89,10 @@ class FullEnclosure:
     def end(self, init: int) -> None:
         os.kill(init, signal.SIGKILL)  # the kernel ends its namespace with it
 
-    def _ruleset(self, box: Box) -> int | None:
+    def _ruleset(self, box: Box, granted: dict[int, int]) -> int | None:
         if self._abi == 0:
             return None
-        return landlock.create_ruleset(self._machine, self._abi, self._granted | {box.descriptor: landlock.OWN_FOLDER})
+        return landlock.create_ruleset(self._machine, self._abi, granted | {box.descriptor: landlock.OWN_FOLDER})
 
     def _compile_init(self, box: int, control: int, ruleset: int | None) -> Table:
         steps = isolation.confine_init(
@@ -96,13 +100,10 @@ class FullEnclosure:
         )
         return compile_steps(self._machine, steps)
 
-    def _compile_limits(self, limits: Limits, caps_address_space: bool) -> Table:
-        space = _mapped_bytes() + limits.memory_bytes if caps_address_space else None
-        steps = [
-            *isolation.fixed_limits(),
-            *isolation.start_program(limits, processes=limits.processes + 1, address_space=space),  # init counts
-        ]
-        return compile_steps(self._machine, steps)
+    def _compile_limits(self, limits: Limits, python: bool) -> Table:
+        processes = limits.processes + 1  # init counts
+        steps = isolation.start_program(limits, processes=processes, inherited_bytes=inherited_bytes() if python else 0)
+        return compile_steps(self._machine, [*isolation.fixed_limits(), *steps])
 
 
 class OpenEnclosure:
@@ -117,21 +118,17 @@ class OpenEnclosure:
             raise OSError("this kernel has no Landlock (it needs Linux 5.13, and landlock among its security modules)")
         root = plan_root(setup.readable)
         uid = _own_uid()
-        if uid is not None and not _all_may_enter(list(root.folders.values())):
-            uid = None  # it could not read its own interpreter
-        if uid is not None:
+        if uid is not None and _all_may_enter(list(root.folders.values())):
             run_steps(compile_steps(self._machine, isolation.change_uid(uid)))
-        self._counts_processes = uid is not None
+        elif uid is not None and self._confined:
+            run_steps(compile_steps(self._machine, isolation.change_uid_keep_search(uid)))
+        self._has_own_uid = uid is not None and os.getuid() == uid
         self._drop_rights = os.getuid() == 0
         self._filter = build_filter(self._machine, signals=landlock.confines_signals(self._abi))
-        self._granted = {
-            os.open(path, os.O_PATH | os.O_CLOEXEC): rights
-            for paths, rights in (
-                ((root.folders | root.files).values(), landlock.READ),
-                (root.devices.values(), landlock.DEVICES),
-            )
-            for path in paths
-        }
+        self._granted = _grants(
+            dict.fromkeys((root.folders | root.files).values(), landlock.READ)
+            | dict.fromkeys(root.devices.values(), landlock.DEVICES)
+        )
 
     def open_box(self, limits: Limits) -> Box:
         return HostFolder()
@@ -141,17 +138,21 @@ class OpenEnclosure:
         executor = PythonExecutor(self._machine, lambda: kill_descendants(os.getpid()), box.remove)
         ruleset = self._ruleset(box)
         init = isolation.watch_init(box=box.descriptor, control=control, ruleset=ruleset)
-        space = _mapped_bytes() + job.limits.memory_bytes if job.caps_address_space else None
-        processes = job.limits.processes + 2 if self._counts_processes else None  # the server and init count
+        # The limit is on the uid, which the server and init have too, and all else of an unprivileged caller's.
+        others = 2 if self._has_own_uid else count_of_uid(os.getuid())
         program = [
             *isolation.fixed_limits(),
-            *isolation.start_program(job.limits, processes=processes, address_space=space),
+            *isolation.start_program(
+                job.limits,
+                processes=others + job.limits.processes,
+                inherited_bytes=inherited_bytes() if job.python else 0,
+            ),
             *isolation.confine_program(
                 drop_rights=self._drop_rights,
                 ruleset=ruleset is not None,
                 filter=self._filter if self._confined else None,
             ),
-            *(isolation.show_python() if job.python else _execute(job)),
+            *(isolation.show_python() if job.python else _execute(_at_home(job, box.path))),
         ]
         tables = (compile_steps(self._machine, init), compile_steps(self._machine, program))
         pid = executor.start_job(0, *tables, control)
@@ -169,13 +170,19 @@ class OpenEnclosure:
         return landlock.create_ruleset(self._machine, self._abi, self._granted | {box.descriptor: landlock.OWN_FOLDER})
 
 
+def _grants(rights: dict[str, int]) -> dict[int, int]:
+    """Paths, opened."""
+    return {os.open(path, os.O_PATH | os.O_CLOEXEC): granted for path, granted in rights.items()}
+
+
+def _at_home(job: Job, folder: str) -> Job:
+    """With its own folder for temporary files, where /tmp is the machine's."""
+    others = [setting for setting in job.environment if not setting.startswith("HOME=")]
+    return replace(job, environment=(*others, f"HOME={folder}", f"TMPDIR={folder}"))
+
+
 def _execute(job: Job) -> list[isolation.Step]:
     return list(isolation.execute(job.path, PROGRAM + job.has_link, job.arguments, job.environment))
-
-
-def _mapped_bytes() -> int:
-    """What this process has mapped: a program that is forked from it begins with that."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _own_uid() -> int | None:

@@ -49,6 +49,8 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS = 1, 4, 28
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
+_CAP_DAC_READ_SEARCH = 2
 _SECUREBITS_LOCKED = 0xEF  # root gets no capabilities, none are kept over setuid, none raised; all for good
 _CAPABILITY_VERSION = 0x20080522
 _LAST = 0xFFFFFFFF  # the highest descriptor
@@ -82,6 +84,20 @@ def change_uid(uid: int) -> Iterator[Step]:
     yield Step("setgroups", (0, 0), "no group of root's stays")
     yield Step("setresgid", (uid, uid, uid), "own group")
     yield Step("setresuid", (uid, uid, uid), "own uid; root's capabilities go with root's")
+
+
+def change_uid_keep_search(uid: int) -> Iterator[Step]:
+    """The same where the interpreter lies in a folder that is shut to others, as /root is, and cannot be mounted.
+
+    Searching and reading any folder is all that is kept of root's rights, and Landlock, which holds for those who
+    have it too, allows no folder but the listed ones.
+    """
+    yield Step("prctl", (_PR_SET_KEEPCAPS, 1, 0, 0, 0), "to keep one of them")
+    yield from change_uid(uid)
+    search = 1 << _CAP_DAC_READ_SEARCH
+    header = _block(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
+    yield Step("capset", (header, _block(struct.pack("=6I", search, search, search, 0, 0, 0))), "that one alone")
+    yield Step("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0), "over exec too")
 
 
 def _own_namespaces(uid: int, gid: int) -> Iterator[Step]:
@@ -208,20 +224,18 @@ def _confine(ruleset: int | None, filter: Filter) -> Iterator[Step]:
     yield Step("seccomp", (SECCOMP_SET_MODE_FILTER, 0, filter.address), "the calls that are refused")
 
 
-def start_program(limits: Limits, *, processes: int | None, address_space: int | None) -> Iterator[Step]:
-    """What one program may use. `processes` is the limit on its uid, where that is not shared with others.
+def start_program(limits: Limits, *, processes: int, inherited_bytes: int) -> Iterator[Step]:
+    """What one program may use. `processes` is the limit on its uid; `inherited_bytes` what it is forked with.
 
-    `address_space` caps what it may map; where None, for runtimes that map far more than they use, what it may
-    write of that, which does not count shared memory.
+    Memory is limited where it may be written (RLIMIT_DATA), not where it is mapped (RLIMIT_AS): each thread, and
+    each runtime that compiles or collects garbage, maps far more than it uses. What processes share does not count
+    here, and is watched from outside.
     """
     cpu = max(1, math.ceil(limits.cpu_s))
+    memory = inherited_bytes + limits.memory_bytes
     yield _limit(resource.RLIMIT_CPU, (cpu, cpu + 1), "SIGXCPU at the limit, SIGKILL a second later")
-    if address_space is not None:
-        yield _limit(resource.RLIMIT_AS, (address_space, address_space), "memory of one process")
-    else:
-        yield _limit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes), "memory of one process")
-    if processes is not None:
-        yield _limit(resource.RLIMIT_NPROC, (processes, processes), "processes and threads of all")
+    yield _limit(resource.RLIMIT_DATA, (memory, memory), "memory of one process")
+    yield _limit(resource.RLIMIT_NPROC, (processes, processes), "processes and threads of all")
     yield _limit(resource.RLIMIT_FSIZE, (limits.disk_bytes, limits.disk_bytes), "one file; the folder has a size too")
 
 

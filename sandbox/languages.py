@@ -30,8 +30,6 @@ class Language:
     command: tuple[str, ...] = ()
     compiler: tuple[str, ...] = ()
     artifact: str = ""
-    # Runtimes that map far more than they use are held by what they may write instead: see isolation.start_program.
-    caps_address_space: bool = True
     environment: tuple[str, ...] = ()
     search: str = PATH
     readable: tuple[str, ...] = ()  # where its tools lie, if that is outside the system's folders

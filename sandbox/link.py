@@ -13,10 +13,12 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlvr.sandbox.job import Tier
 from rlvr.sandbox.languages import PATH
 from rlvr.sandbox.wire import Incoming, Order, Setup, pack, receive_frame
 
 _START_DEADLINE_S = 120.0
+_TIDY_DEADLINE_S = 2.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ENVIRONMENT: dict[str, str] = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **dict.fromkeys(_ONE_THREAD, "1")}
 
@@ -62,7 +64,7 @@ class Server:
             )
         self.pid = process.pid
         self.stop = process.kill
-        self.kill = weakref.finalize(self, _kill, process, self.connection, os.getpid())
+        self.kill = weakref.finalize(self, _end, process, self.connection, setup.tier, os.getpid())
         self._boot(setup)
         self.connection.setblocking(False)
 
@@ -101,13 +103,17 @@ def _interpreter() -> str:
     return str(Path(getattr(sys, "_base_executable", None) or sys.executable).resolve())
 
 
-def _kill(process: subprocess.Popen[bytes], connection: socket.socket, owner_pid: int) -> None:
-    # A forked copy of the owner holds a copy of this too, and must leave the owner's server alone.
+def _end(process: subprocess.Popen[bytes], connection: socket.socket, tier: Tier, owner_pid: int) -> None:
     connection.close()
-    if os.getpid() == owner_pid:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
+    if os.getpid() != owner_pid:  # a forked copy of the owner holds a copy of this too: the server is not its own
+        return
+    if tier is not Tier.FULL:
+        # There the kernel does not clean up after it: it may, having lost its connection.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TIDY_DEADLINE_S)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
 
 
 class Exchange:

@@ -109,7 +109,6 @@ def _job(
         python=language.start is Start.FORK,
         environment=(*environment, *language.environment),
         limits=limits,
-        caps_address_space=language.caps_address_space,
         files=tuple((name, len(content)) for name, content in files.items()),
         collect=collect,
         collect_bytes=limits.disk_bytes,

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/[pid]/stat after the name, counted from 0: see proc_pid_stat(5).
 _CPU_TICKS = slice(11, 15)  # own in user and kernel mode, and of children that ended
-_THREADS, _RSS_PAGES = 17, 21
+_THREADS = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +21,46 @@ class Usage:
 
     memory_bytes: int = 0
     processes: int = 0  # threads too
-    cpu_s: float = 0.0  # without processes that orphans left behind
+    cpu_s: float = 0.0  # without what orphans used that have ended
 
 
 def usage_beneath(pid: int) -> Usage:
-    """What the descendants of `pid` use. Memory is the sum of what each has resident, shared pages in each."""
+    """What the descendants of `pid` use."""
+    found = list(descendants(pid))
     memory, processes, ticks = 0, 0, 0
-    for descendant in descendants(pid):
+    for descendant in found:
         with contextlib.suppress(OSError):  # it ended meanwhile
             stat = Path(f"/proc/{descendant}/stat").read_bytes()
             fields = stat[stat.rindex(b")") + 2 :].split()
-            memory += int(fields[_RSS_PAGES]) * _PAGE
+            memory += memory_of(descendant, alone=len(found) == 1)
             processes += int(fields[_THREADS])
             ticks += sum(map(int, fields[_CPU_TICKS]))
     return Usage(memory, processes, ticks / _TICKS_PER_S)
 
 
-def shared_once(pid: int) -> int | None:
-    """Memory of the descendants of `pid` with each shared page counted once; None if the kernel will not tell."""
-    total = 0
-    for descendant in descendants(pid):
-        try:
-            lines = Path(f"/proc/{descendant}/smaps_rollup").read_bytes().splitlines()
-        except PermissionError:
-            return None
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(b"Pss:"))
-    return total
+def memory_of(pid: int, *, alone: bool = True) -> int:
+    """What a process holds in memory, without files that it has mapped: programs and libraries are the machine's.
+
+    If it is not alone, of each page that it shares with others it counts its share.
+    """
+    file, names = ("status", (b"RssAnon:", b"RssShmem:")) if alone else ("smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:"))
+    lines = Path(f"/proc/{pid}/{file}").read_bytes().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))
+
+
+def inherited_bytes() -> int:
+    """What a fork of this process begins with, of what a limit on memory counts."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def count_of_uid(uid: int) -> int:
+    """Processes and threads that a user has on this machine."""
+    count = 0
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and process.stat().st_uid == uid:
+                count += len(os.listdir(process / "task"))  # noqa: PTH208 - names alone, quickly
+    return count
 
 
 def descendants(pid: int) -> Iterator[int]:

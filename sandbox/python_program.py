@@ -12,7 +12,7 @@ import threading
 from types import ModuleType, TracebackType
 from typing import NoReturn
 
-from rlvr.sandbox.isolation import CONTROL
+from rlvr.sandbox.isolation import CONTROL, HOME
 
 SOURCE_NAME = "main.py"
 
@@ -52,6 +52,8 @@ def _fresh_interpreter(folder: str, path: str) -> ModuleType:
     sys.argv = [SOURCE_NAME]
     sys.orig_argv = ["python", SOURCE_NAME]
     sys.path.insert(0, folder)
+    if folder != HOME:
+        os.environ.update(HOME=folder, TMPDIR=folder)
     # Not the server's: theirs have looked at what the descriptors were then.
     sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]

@@ -18,6 +18,7 @@ from typing import Any
 
 from rlvr.sandbox.enclosure import Enclosure, enclose
 from rlvr.sandbox.isolation import RULESET
+from rlvr.sandbox.processes import inherited_bytes
 from rlvr.sandbox.python_program import PythonProgram
 from rlvr.sandbox.session import Capture, Client, ClientGone, SandboxFailure, Session
 from rlvr.sandbox.wire import Ending, Job, Order, Setup, pack, receive_frame, unpack_job
@@ -57,6 +58,7 @@ class _Server:
     def __init__(self, enclosure: Enclosure, client: Client) -> None:
         self._enclosure = enclosure
         self._client = client
+        self._own_memory = inherited_bytes()
         self._stdout, self._stderr = Capture(), Capture()
 
     def work(self) -> PythonProgram:
@@ -65,7 +67,7 @@ class _Server:
             if "start" in head:  # an order to stop that crossed its job's end
                 continue
             job = unpack_job(head)
-            session = Session(self._enclosure, self._client, job, descriptors[1:])
+            session = Session(self._enclosure, self._client, job, descriptors[1:], self._own_memory)
             try:
                 program = self._do(session, job, descriptors[0])
             except BaseException:

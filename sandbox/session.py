@@ -15,13 +15,14 @@ from rlvr.sandbox.enclosure import Enclosure
 from rlvr.sandbox.executor import REPORT_BYTES, Report, ReportKind
 from rlvr.sandbox.isolation import PROGRAM
 from rlvr.sandbox.job import Limits, Status
-from rlvr.sandbox.processes import Usage, shared_once, usage_beneath
+from rlvr.sandbox.processes import Usage, usage_beneath
 from rlvr.sandbox.python_program import PythonProgram
 from rlvr.sandbox.verdict import Seen, judge
 from rlvr.sandbox.wire import Ending, Job
 
 _WATCH_EVERY_S = 0.02
 _PIPE_READ = 1 << 16
+_STACK_BYTES = 8 << 20  # which the limit on a process's memory does not count, and so must not be counted here
 
 
 class ClientGone(Exception):
@@ -113,9 +114,12 @@ class Pipes:
 
 
 class Session:
-    """A sandbox in being. Its init is started when needed, and again after one had to be killed."""
+    """A sandbox in being. Its init is started when needed, and again after one had to be killed.
 
-    def __init__(self, enclosure: Enclosure, client: Client, job: Job, descriptors: list[int]) -> None:
+    `own_memory` is the server's: what a Python program has of it is not its own.
+    """
+
+    def __init__(self, enclosure: Enclosure, client: Client, job: Job, descriptors: list[int], own_memory: int) -> None:
         self._enclosure = enclosure
         self._client = client
         self._job = job
@@ -124,6 +128,7 @@ class Session:
         self._program = [next(given)] if job.has_program else []
         self._files = [next(given)] if job.files else []
         self._box: Box | None = None
+        self._own_memory = own_memory
         self._init = 0
         self._control: socket.socket | None = None
 
@@ -146,7 +151,10 @@ class Session:
                 socket.send_fds(self._control, [b"1"], descriptors)
             except OSError as error:
                 raise SandboxFailure(f"the job's init does not listen: {error}{self._last_words()}") from error
-            watch = _Watch(self._client, self._job.limits, self._control, self._init, self._box, pipes, stdout, stderr)
+            inherited = self._own_memory if self._job.python else 0
+            watch = _Watch(
+                self._client, self._job.limits, self._control, self._init, self._box, inherited, pipes, stdout, stderr
+            )
             watch.until_end(started)
             wall_s = time.monotonic() - started
             report = watch.report
@@ -244,6 +252,7 @@ class _Watch:
         control: socket.socket,
         init: int,
         box: Box | None,
+        inherited_bytes: int,
         pipes: Pipes,
         stdout: Capture,
         stderr: Capture,
@@ -253,6 +262,7 @@ class _Watch:
         self._control = control
         self._init = init
         self._box = box
+        self._most_memory = limits.memory_bytes + inherited_bytes + _STACK_BYTES
         self._captures = {pipes.stdout: stdout, pipes.stderr: stderr}
         self.stopped: Status | None = None
         self.detail = ""
@@ -277,7 +287,8 @@ class _Watch:
                 return self._stop(Status.TIMEOUT, f"it ran for longer than {self._limits.wall_s:g} s")
             if now >= look:
                 self._look()
-                look = time.monotonic() + _WATCH_EVERY_S
+                looked = time.monotonic()
+                look = looked + max(_WATCH_EVERY_S, 4 * (looked - now))
                 continue
             for descriptor, _ in poll.poll(max(0.0, min(deadline, look) - now) * 1000 + 0.5):
                 if descriptor in self._captures:
@@ -302,17 +313,13 @@ class _Watch:
 
     def _look(self) -> None:
         limits, usage = self._limits, usage_beneath(self._init)
-        memory = usage.memory_bytes
-        if memory > limits.memory_bytes:
-            once = shared_once(self._init)
-            memory = memory if once is None else once
         self.peak = Usage(
-            max(self.peak.memory_bytes, memory),
+            max(self.peak.memory_bytes, usage.memory_bytes),
             max(self.peak.processes, usage.processes),
             max(self.peak.cpu_s, usage.cpu_s),
         )
-        if memory > limits.memory_bytes:
-            self._stop(Status.MEMORY, f"its processes held {memory >> 20} MiB, more than {limits.memory_bytes >> 20}")
+        if usage.memory_bytes > self._most_memory:
+            self._stop(Status.MEMORY, f"its processes held more than {limits.memory_bytes} bytes")
         elif usage.cpu_s > limits.cpu_s:
             self._stop(Status.CPU, f"its processes used more than {limits.cpu_s:g} s of CPU time")
         elif usage.processes > limits.processes:

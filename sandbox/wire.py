@@ -41,7 +41,6 @@ class Job:
     python: bool
     environment: tuple[str, ...]
     limits: Limits
-    caps_address_space: bool
     files: tuple[tuple[str, int], ...]  # name and size; a Python source comes first
     collect: tuple[str, ...]
     collect_bytes: int

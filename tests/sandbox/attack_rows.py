@@ -1,0 +1,80 @@
+"""The rows of sandbox_attacks.jsonl, run and judged. Also a program of its own, for another user to run:
+
+python attack_rows.py TIER   prints one JSON line per row
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlvr.sandbox import Limits, Program, Result, Sandbox, Status, Tier
+
+SECRET = "SECRET_EXPECTED_OUTPUT"  # noqa: S105
+LIMITS = Limits(wall_s=2.0, cpu_s=2.0, memory_bytes=256 << 20, processes=32)
+KILLED = {Status.TIMEOUT: "wall", Status.OUTPUT: "output", Status.MEMORY: "memory", Status.CPU: "cpu"}
+
+# What needs a private mount or namespaces, and so cannot hold in the landlock tier.
+NEED_NAMESPACES = {
+    "disk_fill": "writes to /tmp, which is the machine's there, and is refused instead of full",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    language: str
+    code: str
+    stdin: str
+    check: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    id: str
+    holds: bool
+    tier: str
+    seen: str
+
+
+def rows() -> list[Row]:
+    lines = Path(os.environ["RLVR_DATA"], "sandbox_attacks.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Row(**{name: json.loads(line)[name] for name in Row.__annotations__}) for line in lines]
+
+
+def shell_code(result: Result) -> int:
+    return result.exit_code if result.exit_code is not None else 128 + (result.signal or 0)
+
+
+def judge(sandbox: Sandbox, row: Row) -> Verdict:
+    started = time.monotonic()
+    result = sandbox.run(Program(row.code, row.language), stdin=row.stdin.encode(), limits=LIMITS)
+    names = {
+        "out": result.stdout,
+        "err": result.stderr,
+        "code": shell_code(result),
+        "killed": KILLED.get(result.status, ""),
+        "dt": time.monotonic() - started,
+        "rss_kb": result.peak_memory_bytes >> 10,
+    }
+    in_time = result.wall_s <= LIMITS.wall_s + 0.1 or row.language == "cpp"
+    holds = bool(eval(row.check, {}, names)) and in_time and result.status is not Status.SANDBOX_ERROR
+    return Verdict(row.id, holds, result.tier, repr(result)[:600])
+
+
+def judge_all(tier: Tier) -> list[Verdict]:
+    # What a grader holds, in the process that calls the sandbox: no attack may find it.
+    expected = {"answer": SECRET}
+    with Sandbox(slots=2, only_tier=tier) as sandbox:
+        verdicts = [judge(sandbox, row) for row in rows()]
+    assert expected["answer"] == SECRET
+    return verdicts
+
+
+if __name__ == "__main__":
+    for verdict in judge_all(Tier(sys.argv[1])):
+        print(json.dumps(asdict(verdict)))
