@@ -72,10 +72,24 @@ def expected_bytes(tiny: Tiny, run: Pass, read: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "family", ["qwen3", "qwen2", "qwen3_moe", "glm4_moe", "deepseek_v3", "deepseek_v3_equal_widths"]
+    ("family", "dtype", "lora"),
+    [
+        ("qwen3", "float32", 0),
+        ("qwen3", "bfloat16", 0),
+        ("qwen3", "float32", 4),
+        ("qwen3", "bfloat16", 4),
+        ("qwen2", "bfloat16", 4),
+        ("qwen3_moe", "float32", 0),
+        ("qwen3_moe", "bfloat16", 0),
+        ("qwen3_moe", "float32", 4),
+        ("qwen3_moe", "bfloat16", 4),
+        ("glm4_moe", "bfloat16", 0),
+        ("deepseek_v3", "float32", 0),
+        ("deepseek_v3", "bfloat16", 0),
+        ("deepseek_v3", "bfloat16", 4),
+        ("deepseek_v3_equal_widths", "bfloat16", 0),
+    ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("lora", [0, 4])
 def test_activation_bytes_are_those_that_torch_saves(
     tiny: Callable[[str], Tiny], family: str, dtype: str, lora: int
 ) -> None:
@@ -97,8 +111,7 @@ def test_checkpointed_layers_leave_their_inputs(tiny: Callable[[str], Tiny], fam
     one_layer = run.tokens * layer_bytes_per_token(made.architecture.layers[0], made.architecture, run)
     more = (len(batch.read) - run.tokens) * (4 * made.architecture.hidden + 20)
     expected = checkpointed_bytes(made.architecture, run) - one_layer + more
-    # Besides, the mask of booleans [lines, 1, T, T] is held for the layers' second time.
-    assert expected + run.tokens * run.line == pytest.approx(measured_bytes(model, batch), rel=0.05)
+    assert expected == pytest.approx(measured_bytes(model, batch), rel=0.01)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "deepseek_v3", "glm4_moe"])

@@ -1,0 +1,137 @@
+"""What a learner and a generator hold, against a learner that has trained and figures that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from rlvr.architecture.catalog import find_model
+from rlvr.architecture.facts import Architecture, DenseMLP, GroupedQueryAttention, Layer
+from rlvr.config import Config
+from rlvr.learn.head import token_logprobs
+from rlvr.learn.learner import Learner
+from rlvr.plan.accelerators import GIB, GPUS
+from rlvr.plan.memory import generator_memory, head_bytes, held_bytes, learner_memory
+from rlvr.plan.workload import workload
+from rlvr.types import Row
+from tests.plan.conftest import Tiny
+
+
+def config_for(model: str, *, lora: int = 0, chunk: int = 1024) -> Config:
+    """Prompts and answers of up to 2,048 tokens each."""
+    return Config.model_validate(
+        {
+            "model": {"name": model, "lora": {"rank": lora}},
+            "data": {"path": "x", "max_prompt_tokens": 2048},
+            "sampling": {"max_new_tokens": 2048},
+            "learner": {"head_chunk_tokens": chunk},
+        }
+    )
+
+
+def parts(config: Config, architecture: Architecture, *, gpu: bool, gpus: int = 1) -> dict[str, int]:
+    return {part.name: part.bytes for part in learner_memory(config, architecture, gpu=gpu, gpus=gpus).parts}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("lora", [0, 4])
+def test_weights_gradients_and_optimizer_are_those_of_a_learner_that_trained(
+    tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch, family: str, lora: int
+) -> None:
+    made = tiny(family)
+    config = made.config(lora=lora)
+    learner = Learner(config)
+    learner.start()
+    row = Row(0, list(range(2, 40)), [False] + [True] * 37, [1.0] * 38, [-4.0] * 38, [0] * 38)
+    monkeypatch.setattr(learner.optimizer, "zero_grad", lambda **_: None)  # so that gradients can be counted
+    learner.train([row])
+    gradients = sum(p.grad.nbytes for p in learner.parameters.values() if p.grad is not None)
+    states = learner.optimizer.state.values()
+    moments = sum(tensor.nbytes for state in states for name, tensor in state.items() if name != "step")
+    weights = sum(parameter.nbytes for parameter in learner.model.network.parameters())
+    expected = parts(config, made.architecture, gpu=False)
+    assert expected["weights"] == weights
+    assert expected["gradients"] == gradients
+    assert expected["AdamW"] == moments
+    assert held_bytes(config, made.architecture) == weights + gradients + moments
+
+
+def head_of(vocabulary: int, hidden: int) -> Architecture:
+    layer = Layer(GroupedQueryAttention(1, 1, hidden), DenseMLP(hidden))
+    return Architecture("llama", hidden, vocabulary, False, None, (layer,))
+
+
+def peak_of_head(tokens: int, vocabulary: int, hidden: int, chunk: int, *, trained: bool) -> int:
+    """Of all that our head allocates, forward and backward, as torch's profiler counts it."""
+    states = torch.randn(tokens, hidden, requires_grad=True)
+    weight = torch.randn(vocabulary, hidden, requires_grad=trained)
+    targets = torch.zeros(tokens, dtype=torch.long)
+    if trained:
+        weight.grad = torch.zeros_like(weight)  # a step's later micro-batches add to it
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        logprobs, _ = token_logprobs(states, weight, targets, 1.0, chunk)
+        logprobs.sum().backward()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("sizes", [(1024, 8000, 512, 256), (2048, 8000, 256, 64), (512, 20_000, 64, 256)])
+def test_the_heads_peak_is_what_it_allocates(sizes: tuple[int, int, int, int], lora: int) -> None:
+    tokens, vocabulary, hidden, chunk = sizes
+    expected = head_bytes(config_for("x", lora=lora, chunk=chunk), head_of(vocabulary, hidden), tokens)
+    assert expected == pytest.approx(peak_of_head(*sizes, trained=lora == 0), rel=0.02)
+
+
+@pytest.mark.parametrize(("lora", "megabytes"), [(0, 962), (4, 483)])
+def test_the_heads_peak_is_near_what_was_measured_once(lora: int, megabytes: int) -> None:
+    """2,048 tokens, a vocabulary of 151,936, 1,024 wide, chunks of 256, on a processor."""
+    expected = head_bytes(config_for("x", lora=lora, chunk=256), head_of(151_936, 1024), 2048)
+    assert expected / 1e6 == pytest.approx(megabytes, rel=0.05)
+
+
+def test_sharding_divides_what_is_held_and_keeps_activations() -> None:
+    config, model = config_for("qwen3-8b"), find_model("qwen3-8b").architecture
+    one, four = parts(config, model, gpu=True), parts(config, model, gpu=True, gpus=4)
+    for name in ("weights", "gradients", "AdamW"):
+        assert four[name] == one[name] // 4
+    assert four["activations"] == one["activations"]
+    # Two units of bfloat16: the embedding (622 million) is larger than a layer.
+    assert four["gathered layers"] == 2 * 2 * 151_936 * 4096
+
+
+def test_full_training_of_8_billion_holds_16_bytes_a_parameter() -> None:
+    config, model = config_for("qwen3-8b"), find_model("qwen3-8b").architecture
+    assert held_bytes(config, model) == 16 * 8_190_735_360
+
+
+@pytest.mark.parametrize(("tensor_parallel", "shards"), [(1, 1), (4, 4), (16, 8)])
+def test_key_value_heads_are_dealt_out_over_gpus(tensor_parallel: int, shards: int) -> None:
+    """Qwen3-8B keeps 147,456 bytes a token in bfloat16, for 8 heads."""
+    config, model, room = config_for("qwen3-8b"), find_model("qwen3-8b").architecture, 60 * GIB
+    made = generator_memory(config, model, workload(config), gpu=True, room=room, tensor_parallel=tensor_parallel)
+    assert made.per_sequence == 4096 * 147_456 // shards
+    held = {part.name: part.bytes for part in made.memory.parts}
+    assert held["weights"] == 2 * 8_190_735_360 // tensor_parallel
+    assert sum(held.values()) == room
+    assert made.longest_sequences == held["keys and values"] // made.per_sequence
+
+
+def test_latent_keys_and_values_are_on_every_gpu_of_a_generator() -> None:
+    config, model = config_for("deepseek-v3"), find_model("deepseek-v3").architecture
+    made = generator_memory(config, model, workload(config), gpu=True, room=130 * GIB, tensor_parallel=16)
+    assert made.per_sequence == 4096 * 70_272
+
+
+def test_the_table_of_gpus_is_near_the_makers_figures() -> None:
+    """What torch reports is a little below the label, never above, in GiB."""
+    labels = {"b200": 180, "h200": 141, "h100": 80, "a100": 80, "a100-40gb": 40, "l40s": 48, "l4": 24, "rtx4090": 24}
+    for name, label in labels.items():
+        assert 0.9 * label * GIB < GPUS[name].memory < label * GIB

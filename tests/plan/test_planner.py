@@ -1,0 +1,268 @@
+"""Whole plans: what fits, what would, how fast it may go beside published figures, and what is printed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rlvr.architecture.catalog import find_model, shipped_config
+from rlvr.architecture.cost import kv_bytes
+from rlvr.cli import app
+from rlvr.config import Config
+from rlvr.plan.accelerators import GIB, GPUS, machine_memory, swap_space
+from rlvr.plan.estimate import Split
+from rlvr.plan.planner import Plan, PlanError, plan_run
+from rlvr.plan.show import bar, show
+from rlvr.plan.speed import LEARNER_SHARE, generation, training_s
+from rlvr.plan.startup import Machine, shortfall
+from rlvr.plan.workload import workload
+from rlvr.prepare import PreparationError, refuse_what_cannot_fit
+
+
+def config_for(model: str | dict[str, Any], **sections: Any) -> Config:
+    lengths: dict[str, Any] = {"data": {"path": "x", "max_prompt_tokens": 512}, "sampling": {"max_new_tokens": 1536}}
+    return Config.model_validate({"model": model, **lengths, **sections})
+
+
+def with_settings(config: Config, words: str) -> Config:
+    """The config with `section.name=value` words, as a change names them."""
+    tree = config.model_dump(mode="json")
+    for word in words.split():
+        path, _, value = word.partition("=")
+        *sections, name = path.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner[section]
+        inner[name] = json.loads(value)
+    return Config.model_validate(tree)
+
+
+# -------------------------------------------------------------------- what fits
+
+
+def test_half_a_billion_fits_one_gpu_that_both_roles_share() -> None:
+    plan = plan_run(config_for("qwen2.5-0.5b"), "h100", 1)
+    assert plan.fits
+    assert plan.now.generator.room + plan.now.learner_room == GPUS["h100"].memory
+    assert plan.changes == ()
+    assert plan.best is None
+
+
+def test_what_does_not_fit_is_told_with_changes_that_make_it_fit() -> None:
+    config = config_for("qwen3-8b")
+    plan = plan_run(config, "h200", 8)
+    assert not plan.fits
+    assert "the learner needs" in plan.now.problems[0]
+    [adapters] = [change for change in plan.changes if "model.lora.rank=16" in change.words]
+    assert plan_run(with_settings(config, adapters.words), "h200", 8).fits
+    assert any("sharded" in change.words for change in plan.changes)
+
+
+@pytest.mark.parametrize("gpu", ["l4", "rtx4090", "l40s", "a100-40gb", "a100", "h200"])
+@pytest.mark.parametrize("model", ["qwen3-0.6b", "qwen3-4b", "qwen3-8b"])
+def test_every_change_of_settings_that_is_told_does_fit(model: str, gpu: str) -> None:
+    config = config_for(model)
+    plan = plan_run(config, gpu, 2)
+    assert plan.fits == (not plan.now.problems)
+    for change in plan.changes:
+        if "GPUs" not in change.words:
+            assert plan_run(with_settings(config, change.words), gpu, 2).now.learner_fits
+
+
+def test_a_generator_that_cannot_hold_its_longest_sequence_is_given_more_gpus() -> None:
+    config = config_for("qwen3-235b-a22b")
+    plan = plan_run(config, "h200", 16)
+    assert any("a generator has" in problem for problem in plan.now.problems)
+    [change] = [change for change in plan.changes if "tensor_parallel" in change.words]
+    widened = plan_run(with_settings(config, change.words), "h200", 16)
+    assert widened.now.generator_fits
+
+
+def test_more_generators_than_gpus_are_a_problem() -> None:
+    plan = plan_run(config_for("qwen2.5-0.5b", generator={"count": 4}), "h100", 4)
+    assert plan.now.problems == ("learner 1 GPU; 4 generators need 5 GPUs, and there are 4",)
+
+
+def test_the_suggested_split_uses_no_more_than_there_is_and_is_not_slower() -> None:
+    plan = plan_run(config_for("qwen2.5-0.5b"), "h100", 8)
+    assert plan.best is not None and plan.best_today is not None
+    for split in (plan.best.split, plan.best_today.split):
+        assert split.used <= 8
+    assert plan.best.step_s <= plan.best_today.step_s <= plan.now.step_s
+    assert plan.best_today.split.learner_gpus == 1
+
+
+def test_a_name_that_is_not_in_the_table_is_refused() -> None:
+    with pytest.raises(PlanError, match="h200"):
+        plan_run(config_for("qwen3-8b"), "h2000", 1)
+    with pytest.raises(PlanError, match="at least 1"):
+        plan_run(config_for("qwen3-8b"), "h200", 0)
+
+
+# -------------------------------------------------------------------- how fast
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "gpus", "published"),
+    [
+        # prime-rl's benchmarks of 2026-02-01: trainer only, full parameters, sequences of 16k, tokens/s.
+        ("qwen3-0.6b", "h100", 1, 11_900),
+        ("qwen3-4b", "h200", 8, 27_400),
+        ("qwen3-30b-a3b", "h200", 8, 5_900),
+    ],
+)
+def test_training_is_estimated_within_a_factor_of_two_of_a_published_run(
+    model: str, gpu: str, gpus: int, published: float
+) -> None:
+    config = config_for(
+        model, sampling={"max_new_tokens": 16_384 - 512}, learner={"token_budget": 16_384, "layout": "packed"}
+    )
+    work = workload(config, prompt=512, answer=16_384 - 512)
+    tokens = work.groups_per_step * work.group_size * work.sequence
+    found = tokens / training_s(config, find_model(model).architecture, GPUS[gpu], work, gpus)
+    assert published / 2 < found < published * 2
+
+
+def test_training_time_follows_from_operations() -> None:
+    """Qwen3-8B: 2 operations a weight that is multiplied, 4 H d a key; three passes; the head's logits once more."""
+    config = config_for("qwen3-8b", learner={"layout": "packed"}, rollout={"group_size": 2, "groups_per_step": 3})
+    work = workload(config, prompt=100, answer=300)
+    per_token = 2 * (8_190_735_360 - 151_936 * 4096) + 36 * 4 * 32 * 128 * (400 / 2)
+    flops = 6 * 400 * per_token * 3 + 6 * 300 * 2 * 151_936 * 4096
+    expected = flops / (989e12 * LEARNER_SHARE)
+    found = training_s(config, find_model("qwen3-8b").architecture, GPUS["h200"], work)
+    assert found == pytest.approx(expected)
+
+
+def test_one_sequence_is_as_fast_as_weights_and_cache_can_be_read() -> None:
+    config = config_for("qwen3-8b")
+    model, gpu = find_model("qwen3-8b").architecture, GPUS["h100"]
+    work = workload(config, prompt=1, answer=1000)
+    read = 2 * (8_190_735_360 - 151_936 * 4096) + kv_bytes(model, 501)
+    step_s = read / (3.35e12 * 0.6) + gpu.engine_step_s
+    assert generation(config, model, gpu, work, 1, 1).tokens_s == pytest.approx(1 / step_s, rel=1e-3)
+
+
+def test_few_sequences_of_a_mixture_read_few_experts() -> None:
+    """One token reads its chosen experts alone; many tokens read all."""
+    config = config_for("qwen3-30b-a3b")
+    model, gpu = find_model("qwen3-30b-a3b").architecture, GPUS["h100"]
+    work = workload(config, prompt=1, answer=100)
+    one = generation(config, model, gpu, work, 1, 1)
+    many = generation(config, model, gpu, work, 512, 1)
+    weights_one, weights_all = 2 * 3.042e9 / (3.35e12 * 0.6), 2 * 30.221e9 / (3.35e12 * 0.6)
+    assert 1 / one.tokens_s - gpu.engine_step_s == pytest.approx(weights_one, rel=0.02)
+    assert 512 / many.tokens_s > weights_all
+
+
+def test_without_staleness_sampling_and_learning_take_turns() -> None:
+    turns = plan_run(config_for("qwen2.5-0.5b", rollout={"max_staleness": 0}), "h100", 2).now
+    both = plan_run(config_for("qwen2.5-0.5b"), "h100", 2).now
+    assert turns.step_s == pytest.approx(turns.sample_s + turns.train_s + turns.publish_s)
+    assert both.step_s == pytest.approx(max(both.sample_s, both.train_s + both.publish_s))
+
+
+# -------------------------------------------------------------------- what is printed
+
+
+def printed(plan: Plan) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(plan, console)
+    return console.export_text()
+
+
+def test_a_plan_names_each_part_the_verdict_and_every_assumption() -> None:
+    text = printed(plan_run(config_for("qwen3-8b"), "h200", 8))
+    for word in ("weights", "gradients", "AdamW", "activations", "head", "keys and values", "does not fit", "sampling"):
+        assert word in text
+    assert "would fit: model.lora.rank=16" in text
+    assert "Estimated, not measured on GPUs" in text
+    assert "12% of peak operations" in text
+
+
+def test_bars_are_stretches_of_one_line_and_red_beyond_its_end() -> None:
+    assert (bar(0, 50, 100, width=10).plain, bar(0, 50, 100, width=10).style) == ("█████", "green")
+    assert bar(50, 25, 100, width=8).plain == "    ██"
+    assert (bar(90, 50, 100, width=10).plain, bar(90, 50, 100, width=10).style) == ("         █", "red")
+    assert bar(500, 50, 100, width=10).plain == "         █"
+
+
+def test_a_split_is_told_in_words() -> None:
+    assert str(Split(8, 2, 3, 2)) == "learner 2 GPUs, sharded; 3 generators of 2 GPUs"
+    assert str(Split(1, 1, 1, 1)) == "learner and generator share the GPU"
+
+
+def test_the_command_says_by_its_exit_code_whether_it_fits() -> None:
+    words = ["plan", "model=qwen3-8b", "data.path=x", "--gpu", "h200"]
+    assert CliRunner().invoke(app, [*words, "--gpus", "2"]).exit_code == 1
+    assert CliRunner().invoke(app, [*words, "model.lora.rank=16", "--gpus", "2"]).exit_code == 0
+
+
+def test_inspect_prints_models_side_by_side_and_as_json() -> None:
+    table = CliRunner().invoke(app, ["inspect", "deepseek-v3", "kimi-k2"], env={"COLUMNS": "100"})
+    assert table.exit_code == 0
+    assert "671.03 B" in table.stdout and "1026.41 B" in table.stdout and "70,272" in table.stdout
+    told = json.loads(CliRunner().invoke(app, ["inspect", "glm-5", "--json", "--context", "1000"]).stdout)
+    assert [at["tokens"] for at in told[0]["at_context"]] == [1000]
+
+
+# -------------------------------------------------------------------- a run that can never fit
+
+
+def test_the_tiny_model_is_never_refused() -> None:
+    refuse_what_cannot_fit(config_for("tiny"))
+
+
+def test_a_model_beyond_this_machine_is_refused_with_the_figures(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(shipped_config("deepseek-v3")))
+    with pytest.raises(PreparationError, match=r"671\.03 billion parameters take .* take a smaller model"):
+        refuse_what_cannot_fit(config_for(str(tmp_path)))
+
+
+def test_nothing_is_refused_that_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
+    refuse_what_cannot_fit(config_for(str(tmp_path)))
+    refuse_what_cannot_fit(config_for("nobody/has-this-model"))
+    refuse_what_cannot_fit(config_for("deepseek-v3", cluster={"address": "auto"}))
+
+
+@pytest.mark.parametrize(
+    ("machine", "lora", "fits"),
+    [
+        # On a processor: 16 bytes a parameter for the learner, 4 for the generator, of 8.19e9 parameters.
+        (Machine(memory=153 * GIB), 0, True),
+        (Machine(memory=152 * GIB), 0, False),
+        (Machine(memory=63 * GIB), 16, True),
+        # Two GPUs: the learner has one; one GPU: the generator's bfloat16 weights are on it too.
+        (Machine(64 * GIB, (123 * GIB, 123 * GIB)), 0, True),
+        (Machine(64 * GIB, (122 * GIB, 122 * GIB)), 0, False),
+        (Machine(64 * GIB, (136 * GIB,)), 0, False),
+        (Machine(64 * GIB, (138 * GIB,)), 0, True),
+    ],
+)
+def test_the_refusal_counts_only_what_is_certain(machine: Machine, lora: int, fits: bool) -> None:
+    config = config_for({"name": "qwen3-8b", "lora": {"rank": lora}})
+    assert (shortfall(config, find_model("qwen3-8b").architecture, machine) is None) == fits
+
+
+def test_a_refusal_names_adapters_where_they_would_fit() -> None:
+    model = find_model("qwen3-8b").architecture
+    assert "model.lora.rank=16" in (shortfall(config_for("qwen3-8b"), model, Machine(100 * GIB)) or "")
+    assert "model.lora.rank" not in (shortfall(config_for("qwen3-8b"), model, Machine(20 * GIB)) or "")
+
+
+def test_a_containers_limit_and_swap_are_read(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text("1073741824\n")
+    assert machine_memory(limit) == GIB
+    limit.write_text("max\n")
+    assert machine_memory(limit) > GIB
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  100 kB\nSwapTotal:   2048 kB\n")
+    assert swap_space(meminfo) == 2048 * 1024
