@@ -21,7 +21,8 @@ from rlvr.plan.activations import (
     weight_copies_bytes,
 )
 from rlvr.plan.adapters import adapter_parameters
-from tests.plan.conftest import VOCABULARY, Tiny
+
+from .conftest import VOCABULARY, Tiny
 
 
 def one_batch(model: PolicyModel) -> MicroBatch:

@@ -17,7 +17,8 @@ from rlvr.plan.accelerators import GIB, GPUS
 from rlvr.plan.memory import generator_memory, head_bytes, held_bytes, learner_memory
 from rlvr.plan.workload import workload
 from rlvr.types import Row
-from tests.plan.conftest import Tiny
+
+from .conftest import Tiny
 
 
 def config_for(model: str, *, lora: int = 0, chunk: int = 1024) -> Config:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rlvr.sandbox import Limits, Program, Result, Sandbox, Status, Tier
 
-SECRET = "SECRET_EXPECTED_OUTPUT"  # noqa: S105
+SECRET = "SECRET_EXPECTED_OUTPUT"
 LIMITS = Limits(wall_s=2.0, cpu_s=2.0, memory_bytes=256 << 20, processes=32)
 KILLED = {Status.TIMEOUT: "wall", Status.OUTPUT: "output", Status.MEMORY: "memory", Status.CPU: "cpu"}
 
