@@ -22,8 +22,8 @@ from rlvr.architecture.facts import (
     MixtureOfExperts,
     QKNorm,
 )
-from rlvr.architecture.parameters import expert_parameters, linear_layers
-from rlvr.plan.adapters import adapted_layers, adapted_matrices, adapts_dense_mlps
+from rlvr.architecture.parameters import attention_matrices, expert_parameters, mlp_matrices
+from rlvr.plan.adapters import adapted_matrices, adapts_dense_mlps
 
 WIDE = 4  # bytes of a float32
 # The families whose code in transformers runs every expert on every token, and adds up those that were chosen.
@@ -59,6 +59,8 @@ class Pass:
 def saved_bytes(architecture: Architecture, run: Pass) -> int:
     """All that is kept at the end of a forward pass in which every token's log-probability is read."""
     layers = sum(layer_bytes_per_token(layer, architecture, run) for layer in architecture.layers)
+    if not run.trains_all:  # frozen embeddings have no gradient, so the first norm need not keep what it was given
+        layers -= WIDE * (architecture.hidden + 1) + 8
     return round(run.tokens * (layers + _around_the_layers(architecture, run)))
 
 
@@ -70,20 +72,28 @@ def checkpointed_bytes(architecture: Architecture, run: Pass) -> int:
 
 
 def weight_copies_bytes(architecture: Architecture, run: Pass) -> int:
-    """Weights that the graph keeps beside the parameters themselves.
+    """Weights that the graph keeps beside the parameters themselves, of all layers."""
+    return sum(layer_copies_bytes(layer, architecture, run) for layer in architecture.layers)
 
-    Under autocast, those of linear layers (and adapters) in bfloat16. An adapter on experts is added to their whole
-    fused tensors before each use: a second copy of all experts, in float32.
+
+def layer_copies_bytes(layer: Layer, architecture: Architecture, run: Pass) -> int:
+    """Those of one block.
+
+    Under autocast, its linear layers and adapters in bfloat16. An adapter on experts is added to their whole fused
+    tensors before each use: a second copy of all experts, in float32.
     """
-    mixtures = list(architecture.mixtures())
-    experts = sum(mixture.experts * expert_parameters(mixture, architecture.hidden) for mixture in mixtures)
-    merged = 0 if run.trains_all else WIDE * experts
+    hidden, total = architecture.hidden, 0
+    mixture = layer.mlp if isinstance(layer.mlp, MixtureOfExperts) else None
+    if mixture is not None and not run.trains_all:
+        total += WIDE * mixture.experts * expert_parameters(mixture, hidden)
     if not run.mixed:
-        return merged
-    routers = sum(mixture.experts * architecture.hidden for mixture in mixtures)
-    linear = sum(matrix.inputs * matrix.outputs for matrix in linear_layers(architecture))
-    adapters = sum(run.adapter_rank * (m.inputs + m.outputs) for m in adapted_layers(architecture))
-    return merged + run.element * (routers + linear + adapters)
+        return total
+    matrices = attention_matrices(layer.attention, hidden) + mlp_matrices(layer.mlp, hidden)
+    rounded = sum(matrix.inputs * matrix.outputs for matrix in matrices)
+    rounded += mixture.experts * hidden if mixture is not None else 0  # the router
+    adapted = adapted_matrices(layer, architecture)
+    rounded += run.adapter_rank * sum(matrix.inputs + matrix.outputs for matrix in adapted)
+    return total + run.element * rounded
 
 
 def layer_bytes_per_token(layer: Layer, architecture: Architecture, run: Pass) -> float:
@@ -106,9 +116,7 @@ def _around_the_layers(architecture: Architecture, run: Pass) -> float:
     rotary = attention.rotary_width / 2 if isinstance(attention, LatentAttention) else attention.head_width
     last_norm = WIDE * (2 * hidden + 1 if run.trains_all else hidden + 1)
     head = WIDE * hidden + 8 + 8 + WIDE
-    # Frozen embeddings have no gradient, so the first norm need not keep what it was given.
-    first = 8 if run.trains_all else -WIDE * (hidden + 1)
-    return first + 2 * WIDE * rotary + last_norm + head
+    return 8 + 2 * WIDE * rotary + last_norm + head
 
 
 def _norm_bytes(width: int, readers: int, run: Pass) -> int:

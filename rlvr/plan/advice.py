@@ -60,11 +60,15 @@ class Advisor:
     # ---------------------------------------------------------------- the learner
 
     def _for_learner(self) -> Iterator[Change]:
-        yield from self._first_that_fits(self.config, "")
+        found = list(self._first_that_fits(self.config, ""))
+        adapted, words = with_adapters(self.config), f"model.lora.rank={LORA_RANK}"
         if self.config.model.lora.rank == 0:
-            yield from self._first_that_fits(with_adapters(self.config), f"model.lora.rank={LORA_RANK}")
+            found += self._first_that_fits(adapted, words)
         if not self.machine.is_cpu:
-            yield from self._more_gpus()
+            found += self._more_gpus(self.config, "")
+            if not found:
+                found += self._more_gpus(adapted, words)
+        yield from found or [Change("a smaller model, or GPUs with more memory", "no setting is enough")]
 
     def _first_that_fits(self, config: Config, before: str) -> Iterator[Change]:
         """The first step of the ladder that is enough; `before` is what `config` itself changes."""
@@ -97,17 +101,21 @@ class Advisor:
             budgets.append(tokens)
         return budgets
 
-    def _more_gpus(self) -> Iterator[Change]:
-        """The least number of GPUs, in powers of two, that hold a sharded learner; or one that it need not share."""
-        generators = configured_split(self.config, self.gpus)
+    def _more_gpus(self, config: Config, before: str) -> Iterator[Change]:
+        """The least number of GPUs that hold the learner, alone on one or sharded over a power of two."""
+        learner = config.learner.model_copy(update={"gradient_checkpointing": True})
+        checkpointed = config.model_copy(update={"learner": learner})
+        variants = [(before, config), (f"{before} learner.gradient_checkpointing=true".strip(), checkpointed)]
+        now = configured_split(config, self.gpus)
         learner_gpus = 1 if self.gpus == 1 else 2
         while learner_gpus <= MOST_GPUS:
-            needed = learner_gpus + generators.generators * generators.tensor_parallel
-            split = Split(needed, learner_gpus, generators.generators, generators.tensor_parallel)
-            tried = self._of_split(split)
-            if tried.learner_fits:
-                yield Change(f"{needed} GPUs: {split}", _learner_of(tried))
-                return
+            needed = learner_gpus + now.generators * now.tensor_parallel
+            split = Split(needed, learner_gpus, now.generators, now.tensor_parallel)
+            for words, variant in variants:
+                tried = estimate(variant, self.architecture, self.machine, split, self.work)
+                if tried.learner_fits:
+                    yield Change(f"{needed} GPUs: {split}" + (f", with {words}" if words else ""), _learner_of(tried))
+                    return
             learner_gpus *= 2
 
     # ---------------------------------------------------------------- generators

@@ -9,7 +9,13 @@ from rlvr.architecture.facts import Architecture, GroupedQueryAttention
 from rlvr.architecture.parameters import count, expert_parameters, indexer_parameters, layer_parameters
 from rlvr.config import Config
 from rlvr.plan.accelerators import GIB
-from rlvr.plan.activations import checkpointed_bytes, saved_bytes, weight_copies_bytes
+from rlvr.plan.activations import (
+    Pass,
+    checkpointed_bytes,
+    layer_copies_bytes,
+    saved_bytes,
+    weight_copies_bytes,
+)
 from rlvr.plan.adapters import adapted_layers, adapter_parameters
 from rlvr.plan.workload import Workload, generator_element, largest_pass
 
@@ -62,6 +68,7 @@ def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpu
     run = largest_pass(config, architecture, gpu=gpu)
     lora = config.model.lora.rank > 0
     trainable = trainable_parameters(config, architecture)
+    checkpointed = config.learner.gradient_checkpointing
     weights = WIDE * (count(architecture).total + (trainable if lora else 0))
     parts = [
         Part("weights", weights // gpus, "float32 masters"),
@@ -70,12 +77,11 @@ def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpu
     ]
     if gpus > 1:
         parts.append(Part("gathered layers", _gathered_bytes(architecture, run.element), "two of the largest, whole"))
-    elif copies := weight_copies_bytes(architecture, run):
+    elif copies := _copies_bytes(architecture, run, checkpointed):
         how = (
-            "bfloat16 copies under autocast" if not (lora and architecture.moe_layers) else "copies, and merged experts"
+            "copies, and experts with adapters" if lora and architecture.moe_layers else "bfloat16 copies for autocast"
         )
         parts.append(Part("weights in use", copies, how))
-    checkpointed = config.learner.gradient_checkpointing
     activations = (checkpointed_bytes if checkpointed else saved_bytes)(architecture, run)
     how = "layers' inputs, one layer" if checkpointed else "kept for the backward pass"
     parts.append(Part("activations", activations, f"{how}, {run.tokens:,} tokens"))
@@ -84,9 +90,19 @@ def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpu
     parts.append(Part("head", head, f"logits of {chunk:,} tokens, float32"))
     merged = _merged_bytes(config, architecture) // gpus
     if merged > activations + head:
-        parts.append(Part("merging adapters", merged - activations - head, "to publish; beyond a step's need"))
+        parts.append(Part("merging adapters", merged - activations - head, "beyond a step; publish=adapter spares it"))
     reserve = LEARNER_RESERVE if gpu else CPU_PROCESS
     return Memory((*parts, Part("reserve", reserve, "assumed")))
+
+
+def _copies_bytes(architecture: Architecture, run: Pass, checkpointed: bool) -> int:
+    """Autocast keeps its copies of trained weights till the end of a pass, and the graph keeps all others.
+
+    Where layers are computed again there is no graph yet, and copies of frozen weights are there for one layer.
+    """
+    if checkpointed and not run.trains_all:
+        return max(layer_copies_bytes(layer, architecture, run) for layer in set(architecture.layers))
+    return weight_copies_bytes(architecture, run)
 
 
 def head_bytes(config: Config, architecture: Architecture, tokens: int) -> int:

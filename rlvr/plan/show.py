@@ -74,7 +74,8 @@ def _sequences(plan: Plan) -> Iterator[str]:
     generator, wanted = plan.now.generator, plan.now.sequences_wanted
     yield (
         f"a generator holds {generator.mean_sequences:,} sequences of mean length at one time "
-        f"({generator.longest_sequences:,} of {plan.work.longest:,} tokens); the run keeps {wanted:,} in flight for it"
+        f"({generator.longest_sequences:,} of the longest, {plan.work.longest:,} tokens); the run keeps {wanted:,} in "
+        "flight for it"
     )
     if 0 < generator.mean_sequences < wanted:
         yield "the others wait in its queue: more memory for keys and values would make it faster"
@@ -122,21 +123,29 @@ def _suggestion(plan: Plan) -> Iterator[str]:
     if plan.best is None:
         yield f"no split of {plan.gpus} GPUs fits this config"
         return
-    yield _split("best split", plan, plan.best)
+    yield f"best split of {plan.gpus} GPUs: {_split(plan, plan.best)}"
     if plan.best.split.learner_gpus > LEARNER_GPUS_TODAY:
-        yield f"  [yellow]the engine places a learner on {LEARNER_GPUS_TODAY} GPU today[/]"
-        if plan.best_today is not None:
-            yield _split("best of those", plan, plan.best_today)
+        yield f"  [yellow]the engine places a learner on {LEARNER_GPUS_TODAY} GPU today[/]" + (
+            f", so: {_split(plan, plan.best_today)}" if plan.best_today is not None else ""
+        )
 
 
-def _split(what: str, plan: Plan, best: Estimate) -> str:
-    split = best.split
-    if split == plan.now.split:
-        return f"{what} of {plan.gpus} GPUs: as configured"
-    settings = f"generator.count={split.generators} generator.tensor_parallel={split.tensor_parallel}"
-    gain = f", {plan.now.step_s / best.step_s:.1f} times as fast" if plan.now.fits else ""
+def _split(plan: Plan, best: Estimate) -> str:
+    split, now = best.split, plan.now.split
     idle = f"; {plan.gpus - split.used} GPUs idle" if split.used < plan.gpus else ""
-    return f"{what} of {plan.gpus} GPUs: [bold]{split}[/] ({settings}): a step in {duration(best.step_s)}{gain}{idle}"
+    if split == now:
+        return f"as configured{idle}"
+    settings = [
+        f"{setting}={value}"
+        for setting, value, before in (
+            ("generator.count", split.generators, now.generators),
+            ("generator.tensor_parallel", split.tensor_parallel, now.tensor_parallel),
+        )
+        if value != before
+    ]
+    told = f" ({' '.join(settings)})" if settings else ""
+    gain = f", {plan.now.step_s / best.step_s:.1f} times as fast" if plan.now.fits else ""
+    return f"[bold]{split}[/]{told}: a step in {duration(best.step_s)}{gain}{idle}"
 
 
 def _assumptions(plan: Plan) -> list[str]:

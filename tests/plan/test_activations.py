@@ -103,16 +103,19 @@ def test_activation_bytes_are_those_that_torch_saves(
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
-def test_checkpointed_layers_leave_their_inputs(tiny: Callable[[str], Tiny], family: str) -> None:
-    """The one layer that is computed again is not there yet at the end of the forward pass."""
+@pytest.mark.parametrize(("dtype", "lora"), [("float32", 0), ("bfloat16", 0), ("bfloat16", 4)])
+def test_checkpointed_layers_leave_their_inputs(
+    tiny: Callable[[str], Tiny], family: str, dtype: str, lora: int
+) -> None:
+    """And no copies of weights. The one layer that is computed again is not there yet after the forward pass."""
     made = tiny(family)
-    model = PolicyModel(made.config(gradient_checkpointing=True))
+    model = PolicyModel(made.config(lora=lora, dtype=dtype, gradient_checkpointing=True))
     batch = one_batch(model)
-    run = pass_of(model, batch, element=4, lora=0)
+    run = pass_of(model, batch, element=4 if dtype == "float32" else 2, lora=lora)
     one_layer = run.tokens * layer_bytes_per_token(made.architecture.layers[0], made.architecture, run)
     more = (len(batch.read) - run.tokens) * (4 * made.architecture.hidden + 20)
     expected = checkpointed_bytes(made.architecture, run) - one_layer + more
-    assert expected == pytest.approx(measured_bytes(model, batch), rel=0.01)
+    assert expected == pytest.approx(measured_bytes(model, batch), rel=0.05)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "deepseek_v3", "glm4_moe"])
