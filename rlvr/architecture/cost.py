@@ -21,20 +21,20 @@ BF16 = 2  # bytes
 
 def kv_bytes_per_token(architecture: Architecture, element: int = BF16) -> int:
     """Keys and values that one more token adds while no window is full. `element` is bytes per number."""
-    return sum(element * _kept_numbers(layer.attention) for layer in architecture.layers)
+    return sum(element * number * _kept_numbers(layer.attention) for layer, number in architecture.kinds())
 
 
 def indexer_bytes_per_token(architecture: Architecture, element: int = BF16) -> int:
     """Keys of the indexers of sparse attention, which a cache holds besides."""
-    return sum(element * _indexer_numbers(layer.attention) for layer in architecture.layers)
+    return sum(element * number * _indexer_numbers(layer.attention) for layer, number in architecture.kinds())
 
 
 def kv_bytes(architecture: Architecture, tokens: int, element: int = BF16) -> int:
     """Of one sequence of `tokens`: a layer with a window keeps no more than the window; indexers' keys included."""
     return element * sum(
-        _kept_numbers(layer.attention) * _kept_tokens(layer.attention, tokens)
-        + _indexer_numbers(layer.attention) * tokens
-        for layer in architecture.layers
+        number * _kept_numbers(layer.attention) * _kept_tokens(layer.attention, tokens)
+        + number * _indexer_numbers(layer.attention) * tokens
+        for layer, number in architecture.kinds()
     )
 
 
@@ -45,9 +45,9 @@ def forward_flops(architecture: Architecture, tokens: int) -> float:
     that a token attends to.
     """
     attention = sum(
-        _flops_per_key(layer.attention) * attended_keys(layer.attention, tokens)
-        + _indexer_flops_per_key(layer.attention) * (tokens / 2)
-        for layer in architecture.layers
+        number * _flops_per_key(layer.attention) * attended_keys(layer.attention, tokens)
+        + number * _indexer_flops_per_key(layer.attention) * (tokens / 2)
+        for layer, number in architecture.kinds()
     )
     return 2 * count(architecture).active_multiplied + attention
 
@@ -58,9 +58,9 @@ def decode_flops(architecture: Architecture, position: int) -> float:
     Latent attention then scores in the latent space, which spares projecting every key again.
     """
     attention = sum(
-        _flops_per_cached_key(layer.attention) * _kept_tokens(layer.attention, _selected(layer.attention, position))
-        + _indexer_flops_per_key(layer.attention) * position
-        for layer in architecture.layers
+        number * _flops_per_cached_key(layer.attention) * _seen_tokens(layer.attention, position)
+        + number * _indexer_flops_per_key(layer.attention) * position
+        for layer, number in architecture.kinds()
     )
     return 2 * count(architecture).active_multiplied + attention
 
@@ -108,10 +108,11 @@ def window_of(attention: Attention) -> Window | None:
     return attention.window if isinstance(attention, GroupedQueryAttention) else None
 
 
-def _selected(attention: Attention, position: int) -> int:
+def _seen_tokens(attention: Attention, position: int) -> int:
+    """Of the cache, by the token after it."""
     if isinstance(attention, LatentAttention) and attention.selection is not None:
         return min(position, attention.selection.tokens)
-    return position
+    return _kept_tokens(attention, position)
 
 
 def _flops_per_key(attention: Attention) -> int:

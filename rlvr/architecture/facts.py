@@ -6,7 +6,7 @@ from a config in Hugging Face form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -136,13 +136,19 @@ class Architecture:
         if not self.layers:
             raise UnknownArchitecture(f"{self.family}: a model without layers")
 
+    def kinds(self) -> list[tuple[Layer, int]]:
+        """Each distinct layer, and how many there are of it: enough for any sum over layers."""
+        counts = Counter(id(layer) for layer in self.layers)
+        layers = {id(layer): layer for layer in self.layers}
+        return [(layers[key], number) for key, number in counts.items()]
+
+    def mixtures(self) -> list[tuple[MixtureOfExperts, int]]:
+        """Of the layers that have one: each distinct mixture, and in how many layers it is."""
+        return [(layer.mlp, number) for layer, number in self.kinds() if isinstance(layer.mlp, MixtureOfExperts)]
+
     @property
     def moe_layers(self) -> int:
-        return len(list(self.mixtures()))
-
-    def mixtures(self) -> Iterator[MixtureOfExperts]:
-        """Of the layers that have one."""
-        return (layer.mlp for layer in self.layers if isinstance(layer.mlp, MixtureOfExperts))
+        return sum(number for _, number in self.mixtures())
 
     def dense_first(self) -> int:
         """Dense layers before the first mixture; all of them in a dense model."""

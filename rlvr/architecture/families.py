@@ -66,7 +66,8 @@ def _tied(whole: Settings, text: Settings, family: str) -> bool:
 
 
 def _architecture(settings: Settings, family: str, *, tied: bool, left_out: Sequence[str] = ()) -> Architecture:
-    layers = tuple(_LAYERS[family](settings))
+    one_of_each: dict[Layer, Layer] = {}
+    layers = tuple(one_of_each.setdefault(layer, layer) for layer in _LAYERS[family](settings))
     next_tokens = settings.integer_or("num_nextn_predict_layers", 0) or settings.integer_or("num_mtp_layers", 0)
     return Architecture(
         family=family,

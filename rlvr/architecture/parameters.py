@@ -5,7 +5,6 @@ Closed formulas; tests hold them against transformers' own networks, built witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rlvr.architecture.facts import (
@@ -60,10 +59,11 @@ def count(architecture: Architecture) -> Parameters:
     """All weights of the text model. Buffers, such as a router's bias, are none."""
     table = architecture.vocabulary * architecture.hidden
     tables = table if architecture.tied_head else 2 * table
-    total = tables + architecture.hidden + sum(layer_parameters(layer, architecture) for layer in architecture.layers)
+    layers = sum(number * layer_parameters(layer, architecture) for layer, number in architecture.kinds())
+    total = tables + architecture.hidden + layers
     idle = sum(
-        (mixture.experts - mixture.chosen) * expert_parameters(mixture, architecture.hidden)
-        for mixture in architecture.mixtures()
+        number * (mixture.experts - mixture.chosen) * expert_parameters(mixture, architecture.hidden)
+        for mixture, number in architecture.mixtures()
     )
     return Parameters(total, total - idle, 0 if architecture.tied_head else table)
 
@@ -162,10 +162,3 @@ def mlp_matrices(mlp: MLP, hidden: int) -> list[Matrix]:
         Matrix("up_proj", hidden, width),
         Matrix("down_proj", width, hidden),
     ]
-
-
-def linear_layers(architecture: Architecture) -> Iterator[Matrix]:
-    """The linear layers of the blocks that can be trained, in order: what an adapter on all of them adapts."""
-    for layer in architecture.layers:
-        yield from attention_matrices(layer.attention, architecture.hidden)
-        yield from mlp_matrices(layer.mlp, architecture.hidden)

@@ -78,7 +78,7 @@ def summarise(model: Model, contexts: Sequence[int] = CONTEXTS) -> ModelFacts:
     """Count everything. `contexts` are lengths in tokens."""
     a = model.architecture
     counted = count(a)
-    mixture = next(a.mixtures(), None)
+    mixture = next((mixture for mixture, _ in a.mixtures()), None)
     return ModelFacts(
         name=model.name,
         family=a.family,

@@ -58,7 +58,7 @@ class Pass:
 
 def saved_bytes(architecture: Architecture, run: Pass) -> int:
     """All that is kept at the end of a forward pass in which every token's log-probability is read."""
-    layers = sum(layer_bytes_per_token(layer, architecture, run) for layer in architecture.layers)
+    layers = sum(number * layer_bytes_per_token(layer, architecture, run) for layer, number in architecture.kinds())
     if not run.trains_all:  # frozen embeddings have no gradient, so the first norm need not keep what it was given
         layers -= WIDE * (architecture.hidden + 1) + 8
     return round(run.tokens * (layers + _around_the_layers(architecture, run)))
@@ -67,13 +67,13 @@ def saved_bytes(architecture: Architecture, run: Pass) -> int:
 def checkpointed_bytes(architecture: Architecture, run: Pass) -> int:
     """The same where each layer is computed again: the layers' inputs, and the largest layer once."""
     inputs = WIDE * architecture.hidden * len(architecture.layers)
-    largest = max(layer_bytes_per_token(layer, architecture, run) for layer in set(architecture.layers))
+    largest = max(layer_bytes_per_token(layer, architecture, run) for layer, _ in architecture.kinds())
     return round(run.tokens * (inputs + largest + _around_the_layers(architecture, run)))
 
 
 def weight_copies_bytes(architecture: Architecture, run: Pass) -> int:
     """Weights that the graph keeps beside the parameters themselves, of all layers."""
-    return sum(layer_copies_bytes(layer, architecture, run) for layer in architecture.layers)
+    return sum(number * layer_copies_bytes(layer, architecture, run) for layer, number in architecture.kinds())
 
 
 def layer_copies_bytes(layer: Layer, architecture: Architecture, run: Pass) -> int:

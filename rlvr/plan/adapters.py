@@ -17,7 +17,8 @@ def adapter_parameters(architecture: Architecture, rank: int) -> int:
     linear = sum(matrix.inputs + matrix.outputs for matrix in adapted_layers(architecture))
     h = architecture.hidden
     experts = sum(
-        m.experts * (2 * (h + 2 * m.width) + (m.width + h)) + (h + m.experts) for m in architecture.mixtures()
+        number * (m.experts * (2 * (h + 2 * m.width) + (m.width + h)) + (h + m.experts))
+        for m, number in architecture.mixtures()
     )
     return rank * (linear + experts)
 

@@ -52,7 +52,7 @@ def trainable_parameters(config: Config, architecture: Architecture) -> int:
     """Adapters, or all weights but those of an indexer, which get no gradient."""
     if config.model.lora.rank > 0:
         return adapter_parameters(architecture, config.model.lora.rank)
-    frozen = sum(indexer_parameters(layer.attention, architecture.hidden) for layer in architecture.layers)
+    frozen = sum(n * indexer_parameters(layer.attention, architecture.hidden) for layer, n in architecture.kinds())
     return count(architecture).total - frozen
 
 
@@ -101,7 +101,7 @@ def _copies_bytes(architecture: Architecture, run: Pass, checkpointed: bool) -> 
     Where layers are computed again there is no graph yet, and copies of frozen weights are there for one layer.
     """
     if checkpointed and not run.trains_all:
-        return max(layer_copies_bytes(layer, architecture, run) for layer in set(architecture.layers))
+        return max(layer_copies_bytes(layer, architecture, run) for layer, _ in architecture.kinds())
     return weight_copies_bytes(architecture, run)
 
 
@@ -118,7 +118,7 @@ def head_bytes(config: Config, architecture: Architecture, tokens: int) -> int:
 
 def _gathered_bytes(architecture: Architecture, element: int) -> int:
     """Two of the largest units of FSDP2, one at work and one on its way, in the format that layers compute in."""
-    layer = max(layer_parameters(layer, architecture) for layer in set(architecture.layers))
+    layer = max(layer_parameters(layer, architecture) for layer, _ in architecture.kinds())
     table = architecture.vocabulary * architecture.hidden
     return 2 * element * max(layer, table)
 
@@ -127,7 +127,7 @@ def _merged_bytes(config: Config, architecture: Architecture) -> int:
     """Every adapted weight once more, which publishing a merged policy makes."""
     if config.model.lora.rank == 0 or config.model.lora.publish == "adapter":
         return 0
-    experts = sum(m.experts * expert_parameters(m, architecture.hidden) for m in architecture.mixtures())
+    experts = sum(n * m.experts * expert_parameters(m, architecture.hidden) for m, n in architecture.mixtures())
     return WIDE * (experts + sum(matrix.inputs * matrix.outputs for matrix in adapted_layers(architecture)))
 
 

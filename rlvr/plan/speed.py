@@ -71,8 +71,8 @@ def generation(
 def _weights_read(architecture: Architecture, tokens: int) -> float:
     """Parameters that a step over `tokens` reads: of E experts, those that any token chose, E (1 - (1 - k/E)^n)."""
     unused = sum(
-        m.experts * (1 - m.chosen / m.experts) ** tokens * expert_parameters(m, architecture.hidden)
-        for m in architecture.mixtures()
+        number * m.experts * (1 - m.chosen / m.experts) ** tokens * expert_parameters(m, architecture.hidden)
+        for m, number in architecture.mixtures()
     )
     return count(architecture).total_multiplied - unused
 
@@ -110,7 +110,7 @@ def learner_share(machine: Accelerator) -> float:
 
 def _expert_flops(architecture: Architecture) -> tuple[float, float]:
     """Operations per token of the experts that were chosen, and of those that were not."""
-    per_expert = [(m, 2 * expert_parameters(m, architecture.hidden)) for m in architecture.mixtures()]
+    per_expert = [(m, 2 * number * expert_parameters(m, architecture.hidden)) for m, number in architecture.mixtures()]
     return sum(m.chosen * f for m, f in per_expert), sum((m.experts - m.chosen) * f for m, f in per_expert)
 
 

@@ -69,7 +69,7 @@ def shares_prompts(config: Config, architecture: Architecture) -> bool:
     return all(
         window_of(layer.attention) is None
         and not (isinstance(layer.attention, LatentAttention) and layer.attention.selection is not None)
-        for layer in architecture.layers
+        for layer, _ in architecture.kinds()
     )
 
 
