@@ -2,7 +2,7 @@
 
 Read off transformers' code, operation by operation, as our learner runs it: float32 parameters and a float32 residual
 stream, and in bfloat16 layers that compute under autocast. A test measures what torch saves and holds these formulas
-within 5 percent; in the terms below h is the hidden width and e the bytes of a number that a layer computes with.
+within a percent.
 
 Two things follow that one would not expect: under autocast every linear layer keeps a rounded copy of its input of
 its own, and fused experts (torch's grouped products know no autocast) compute in float32.
