@@ -152,8 +152,8 @@ class Calls:
         if slot.server is not None and not slot.server.usable():
             slot.discard()
         if slot.server is None:
-            self._pool.check_open()
             slot.server = yield Doing(self._servers.start)
+        self._pool.check_open()  # now: closing ends the servers that it sees in their slots
         assert slot.server is not None
         return slot.server
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from rlvr.sandbox.wire import Job, Setup
 
 _OWN_UIDS = 1_900_000_000  # far above what distributions give out; the server's pid is added
 _NOBODY = 65534
+_REAPING_DEADLINE_S = 1.0
 
 
 class Enclosure(Protocol):
@@ -35,7 +37,7 @@ class Enclosure(Protocol):
     def start(self, job: Job, box: Box, control: int) -> int: ...
 
     def end(self, init: int) -> None:
-        """Kill a job with all its processes."""
+        """Kill a job with all its processes, and leave its init for the caller to reap. Init's socket is closed."""
         ...
 
 
@@ -161,7 +163,14 @@ class OpenEnclosure:
         return pid
 
     def end(self, init: int) -> None:
-        kill_descendants(init)
+        # Init reaps what is killed, and ends at the end of its socket. Killed earlier, it would leave zombies to the
+        # machine, and they count in the uid's limit on processes for as long as that takes to reap them.
+        deadline = time.monotonic() + _REAPING_DEADLINE_S
+        while time.monotonic() < deadline:
+            kill_descendants(init)
+            if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(0.0005)
         os.kill(init, signal.SIGKILL)
 
     def _ruleset(self, box: Box) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -208,11 +209,11 @@ class Session:
     def _end_init(self) -> Report:
         """Kill what there is of the job, and say what it had used."""
         assert self._control is not None
-        self._enclosure.end(self._init)
-        _, status, usage = os.wait4(self._init, 0)
         self._control.close()
         self._control = None
-        return Report(ReportKind.ENDED, status, 0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+        self._enclosure.end(self._init)
+        _, _, usage = os.wait4(self._init, 0)
+        return Report(ReportKind.ENDED, signal.SIGKILL, 0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
 
     def _last_words(self) -> str:
         assert self._control is not None
