@@ -14,8 +14,8 @@ CPU = "cpu"
 class Accelerator:
     """One GPU, or the processor of this machine.
 
-    `memory` in bytes is about what torch reports, a little less than the maker's figure. `bandwidth` is of that memory, in
-    bytes per second. Operations per second are dense, without the factor of two for sparse matrices.
+    `memory` in bytes is about what torch reports, a little less than the maker's figure. `bandwidth` is of that memory,
+    in bytes per second. Operations per second are dense, without the factor of two for sparse matrices.
     `engine_step_s` is the least time between two tokens of a sequence, however small the model.
     """
 
