@@ -160,17 +160,17 @@ def reward_check(
     completion: Annotated[str, typer.Option(help="column with what a model wrote")] = "completion",
     target: Annotated[str, typer.Option(help="column to check against")] = "answer",
     label: Annotated[str | None, typer.Option(help="column with the true verdict, for agreement")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a fixed argument of the reward: key=value")] = None,
     limit: Annotated[int | None, typer.Option(help="check the first rows only")] = None,
     deadline_s: Annotated[float, typer.Option(help="seconds for one verdict")] = 10.0,
 ) -> None:
     """Run a reward over a file of answers: verdicts, agreement with labels, timings."""
     from rlvr.api import run_coroutine
-    from rlvr.config import RewardSpec
-    from rlvr.prepare import load_reward
+    from rlvr.prepare import load_reward_with
     from rlvr.reward_check import Columns, check_file, show
 
     columns = Columns(completion, target, label)
-    show(run_coroutine(check_file(file, load_reward(RewardSpec(use=reward)), columns, limit, deadline_s)))
+    show(run_coroutine(check_file(file, load_reward_with(reward, set_ or []), columns, limit, deadline_s)))
 
 
 @reward_app.command("reverify")

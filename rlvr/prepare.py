@@ -9,7 +9,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from rlvr import plugins
 from rlvr.architecture.catalog import ModelNotFound, find_model
@@ -183,6 +185,23 @@ def load_reward(spec: RewardSpec) -> Reward:
             raise PreparationError(f"reward {spec.use}: expected a function, found a {type(found).__name__}")
         found = reward(found)
     return bind(found, spec)
+
+
+def load_reward_with(name: str, words: Sequence[str]) -> Reward:
+    """The reward of a name with arguments fixed by `key=value` words, the values as in YAML.
+
+    Raises PreparationError and what the name raises.
+    """
+    fixed: dict[str, Any] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not key or not separator:
+            raise PreparationError(f"--set {word}: expected key=value")
+        try:
+            fixed[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise PreparationError(f"--set {word}: the value is not YAML: {error}") from None
+    return load_reward(RewardSpec(use=name, arguments=fixed))
 
 
 def load_env(config: EnvConfig) -> Callable[[], Env]:

@@ -16,16 +16,14 @@ from statistics import fmean
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from rlvr.config import RewardSpec
 from rlvr.files import replacing
-from rlvr.prepare import PreparationError, load_reward
-from rlvr.reward_function import Reward
-from rlvr.rollout.scoring import Scorer
+from rlvr.prepare import PreparationError, load_reward_with
+from rlvr.reward_function import Reward, verifier_of
+from rlvr.rollout.scoring import Scorer, check_arguments
 from rlvr.rollout_log import read_groups
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.types import Group, Outcome, Score, Task
@@ -96,6 +94,7 @@ async def reverify_run(
     """
     rewards = _rewards(names, arguments)
     folder = RunFolder(run)
+    _check_columns(folder, rewards)
     console = Console(highlight=False)
     scorer = Scorer(rewards, deadline_s=deadline_s, retries=1, workers=workers)
     try:
@@ -115,12 +114,17 @@ async def reverify_run(
 def _rewards(names: Sequence[str], arguments: Sequence[str]) -> list[Reward]:
     if arguments and len(names) > 1:
         raise PreparationError("--set is for one --reward: which of several it is for could not be told")
-    wrong = [argument for argument in arguments if "=" not in argument]
-    if wrong:
-        raise PreparationError(f"--set {wrong[0]}: expected key=value")
-    pairs = [argument.partition("=") for argument in arguments]
-    fixed = {key: yaml.safe_load(value) for key, _, value in pairs}
-    return [load_reward(RewardSpec(use=name, arguments=fixed)) for name in names]
+    return [load_reward_with(name, arguments) for name in names]
+
+
+def _check_columns(folder: RunFolder, rewards: Sequence[Reward]) -> None:
+    """Refuse a reward that takes what the run's rows do not have, before the first answer is scored."""
+    first = next(
+        (group.task for step in folder.rollout_steps()[:1] for group in read_groups(folder.rollouts(step))), None
+    )
+    for reward in rewards:
+        if first is not None and reward.judges(first.columns):
+            check_arguments(reward, [*first.columns], verifier_of(rewards))
 
 
 async def reverify(

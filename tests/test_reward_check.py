@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from rlvr.cli import app
 from rlvr.data import DataError
+from rlvr.prepare import PreparationError
 from rlvr.reward_check import Checked, Columns, check_file, show
 from rlvr.reward_function import Reward
 from rlvr.rollout.scoring import RewardError
@@ -113,3 +116,15 @@ async def test_what_is_shown_names_shares_agreement_and_what_differs(
     assert "50.0%" in shown and "25.0%" in shown
     assert "agreement with labels: 2 of 3 (66.67%)" in shown
     assert "the first of 1 that differ" in shown
+
+
+def test_the_command_fixes_arguments(tmp_path: Path) -> None:
+    file = write(tmp_path, row("abc-12", answer=""), row("12", answer=""))
+    command = ["reward", "check", str(file), "--reward", "regex"]
+    result = CliRunner().invoke(app, [*command, "--set", r"pattern=^\d+$"])
+    assert result.exit_code == 0, result.output
+    assert "the slowest" in result.output and result.output.count("50.0%") == 2
+    with pytest.raises(RewardError, match="takes pattern"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    with pytest.raises(PreparationError, match="--set pattern: expected key=value"):
+        CliRunner().invoke(app, [*command, "--set", "pattern"], catch_exceptions=False)

@@ -14,7 +14,7 @@ from rlvr.cli import app
 from rlvr.prepare import PreparationError
 from rlvr.reward_function import Reward
 from rlvr.reward_reverify import Reverified, reverify, reverify_run, write
-from rlvr.rollout.scoring import Scorer
+from rlvr.rollout.scoring import RewardError, Scorer
 from rlvr.rollout_log import write_rollouts
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
@@ -115,3 +115,8 @@ async def test_what_cannot_be_reverified_says_why(tmp_path: Path, folder: RunFol
         await reverify_run(folder.path, ["format", "math_answer"], ["a=1"], 1.0, 1)
     with pytest.raises(PreparationError, match="takes no nonsense"):
         await reverify_run(folder.path, ["format"], ["nonsense=1"], 1.0, 1)
+    with pytest.raises(RewardError, match="takes pattern, which is neither a column of the data"):
+        await reverify_run(folder.path, ["regex"], [], 1.0, 1)
+    with pytest.raises(RewardError, match="takes is_correct"):
+        await reverify_run(folder.path, ["kimi_length"], [], 1.0, 1)
+    assert not (folder.path / "reverified").exists()
