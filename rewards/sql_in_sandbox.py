@@ -18,6 +18,7 @@ def main() -> None:
     connection = sqlite3.connect(f"file:{DATABASE}?mode=ro&immutable=1", uri=True)
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY)
+    answer: dict[str, str | list[tuple[object, ...]]]
     try:
         rows = connection.execute(sys.stdin.buffer.read().decode()).fetchmany(MOST_ROWS + 1)
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
