@@ -22,8 +22,12 @@ from process_tree import all_beneath, servers_of
 # Source, and the ends that it may come to. WRONG_EXIT is not among them where a limit is the cause.
 KINDS: list[tuple[str, str, set[Status]]] = [
     ("python", "print(1)", {Status.OK}),
-    ("python", "import os\nopen('a', 'w').write('x' * 5000); os.mkdir('d'); os.symlink('/etc', 'e')", {Status.OK}),
-    ("python", "import os, time\nfor _ in range(3): os.fork()\nos.setsid() if os.getpid() > 2 else 0", {Status.OK}),
+    (
+        "python",
+        "import os\nopen('a', 'w').write('x' * 5000)\ntry: os.mkdir('d'); os.symlink('/etc', 'e')\nexcept OSError: pass",
+        {Status.OK},
+    ),
+    ("python", "import os, time\nfor _ in range(3): os.fork()", {Status.OK}),
     (
         "python",
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(60)\n    os._exit(0)",
@@ -81,7 +85,7 @@ def run_many(sandbox: Sandbox, jobs: int, seed: int) -> Report:
 
 def _run(sandbox: Sandbox, kind: tuple[str, str, set[Status]]) -> Result:
     language, source, _ = kind
-    if language == "python" and hash(source) % 3 == 0:
+    if language == "python" and len(source) % 3 == 0:
         return sandbox.run_tests(Program(source, language), [b"", b"x"], limits=LIMITS)[-1]
     return sandbox.run(Program(source, language), stdin=b"some input", limits=LIMITS)
 

@@ -89,8 +89,7 @@ def test_all_end_with_the_client_however_it_ends(tier: Tier, tmp_path: Path) -> 
         "import threading\n"
         "from rlvr.sandbox import *\n"
         f"sandbox = Sandbox(slots=2, only_tier=Tier({tier.value!r}))\n"
-        "job = Program('import os, time\\nfor _ in range(3): os.fork()\\nos.setsid() if os.getpid() > 2 else 0\\n'\n"
-        "              'time.sleep(600)')\n"
+        "job = Program('import os, time\\nfor _ in range(3):\\n if os.fork() == 0: os.setsid()\\ntime.sleep(600)')\n"
         "limits = {'limits': Limits(wall_s=600)}\n"
         "for _ in range(2): threading.Thread(target=sandbox.run, args=(job,), kwargs=limits).start()\n"
     )

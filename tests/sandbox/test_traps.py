@@ -102,7 +102,7 @@ def test_no_frame_and_no_argument_leads_to_the_caller(sandbox: Sandbox) -> None:
             seen += [repr(value) for value in frame.f_locals.values()]
             frame = frame.f_back
         seen += [repr(o) for o in gc.get_objects() if isinstance(o, (str, bytes, dict, list, tuple))]
-        print('31337' in ''.join(seen).replace("'31337'", ''), sys.argv, len(sys.orig_argv))
+        print(bytes([51, 49, 51, 51, 55]).decode() in ''.join(seen), sys.argv, len(sys.orig_argv))
         print(sorted(os.environ))
         """,
     )
@@ -125,6 +125,7 @@ def test_what_one_job_had_is_not_in_the_memory_of_the_next() -> None:
     mark = b"mark-" + os.urandom(8).hex().encode()
     with Sandbox(slots=1) as one:
         one.run(Program(f"print({mark!r})", files={"f": mark}), stdin=mark)
+        one.run(Program("pass"))
         pid = server_pids(os.getpid())[-1]
         assert mark not in memory_of(pid)
 
