@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from rlvr.config import Config, Engine, Transport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.generate.protocol import GeneratorStatus
-from rlvr.types import Completion, GenerateRequest, Row
+from rlvr.types import Completion, GenerateRequest, Row, ScoreRequest, TokenScores
 from rlvr.weights import WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ class GeneratorActor:
     async def abort(self, request_id: str) -> None:
         await self._generator.abort(request_id)
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        return await self._generator.score(token_ids)
+    async def score(self, request: ScoreRequest) -> TokenScores:
+        return await self._generator.score(request)
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
         return await self._generator.update_weights(update)
@@ -220,8 +220,8 @@ class RemoteGenerator:
     async def abort(self, request_id: str) -> None:
         await _within(STATUS_S, f"abort on {self._name}", self._actor.abort.remote(request_id))
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        return await _within(UPDATE_S, f"scoring on {self._name}", self._actor.score.remote(token_ids))
+    async def score(self, request: ScoreRequest) -> TokenScores:
+        return await _within(UPDATE_S, f"scoring on {self._name}", self._actor.score.remote(request))
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
         what = f"update of {self._name} to version {update.version}"

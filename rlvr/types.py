@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Message(TypedDict):
@@ -74,6 +78,54 @@ class Completion:
     logprobs: list[float]
     versions: list[int]
     finish: FinishReason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRequest:
+    """How likely tokens `first` to the last of a sequence are, each given all before it: N = len(token_ids) - first.
+
+    `temperature` divides the logits, as in sampling. One thing more may be asked of each of the N places: the
+    `top_k` likeliest ids, or the log-probabilities of `ids`, an [N, K] table that the caller names.
+    """
+
+    token_ids: tuple[int, ...]
+    first: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    ids: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first < len(self.token_ids):
+            raise ValueError(
+                f"scoring token {self.first} of {len(self.token_ids)}: nothing comes before token 0, and the last "
+                "must not lie before the first"
+            )
+        if self.temperature <= 0 or self.top_k < 0:
+            raise ValueError(f"scoring with temperature={self.temperature}, top_k={self.top_k}: too small")
+        if self.ids is not None and (self.top_k or self.ids.ndim != 2 or len(self.ids) != self.places):
+            raise ValueError(
+                f"scoring {self.places} tokens at ids of shape {self.ids.shape}, top_k={self.top_k}: expected "
+                f"({self.places}, K), and no top_k besides"
+            )
+
+    @property
+    def places(self) -> int:
+        """N: how many tokens are scored."""
+        return len(self.token_ids) - self.first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenScores:
+    """What a policy of this version says of a request's tokens: log-probabilities, in nats.
+
+    `logprobs` [N] are of the tokens themselves. `ids` [N, K] are the likeliest, in falling order, or those that the
+    request named; `id_logprobs` [N, K] are theirs. K is 0 where nothing more was asked for.
+    """
+
+    logprobs: NDArray[np.float32]
+    ids: NDArray[np.int32]
+    id_logprobs: NDArray[np.float32]
+    version: int
 
 
 class Outcome(StrEnum):

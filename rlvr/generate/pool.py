@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from rlvr.generate.protocol import Generator, GeneratorStatus
-from rlvr.types import Completion, GenerateRequest
+from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
 from rlvr.weights import WeightReceipt, WeightUpdate
 
 # More than can be in flight; what is forgotten too early costs one more read of its prompt.
@@ -45,11 +45,11 @@ class GeneratorPool:
     async def abort(self, request_id: str) -> None:
         await asyncio.gather(*(g.abort(request_id) for g in self._generators))
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, request: ScoreRequest) -> TokenScores:
         index = self._least_loaded()
         self._load[index] += 1
         try:
-            return await self._generators[index].score(token_ids)
+            return await self._generators[index].score(request)
         finally:
             self._load[index] -= 1
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlvr.types import Completion, GenerateRequest
+from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
 from rlvr.weights import WeightReceipt, WeightUpdate
 
 
@@ -43,8 +42,8 @@ class Generator(Protocol):
         """Take back a request, if it is still in hand."""
         ...
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probability of token i + 1 given tokens 0 to i, at temperature 1: one less than the tokens."""
+    async def score(self, request: ScoreRequest) -> TokenScores:
+        """Log-probabilities of given tokens. Raises ValueError for a temperature that the engine cannot score at."""
         ...
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:

@@ -7,9 +7,9 @@ batch runs join the next one. New weights are loaded between two tokens of a run
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,18 @@ from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.sampling import draw, processed_logprobs
 from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.token_scores import scores_from_logits
 from rlvr.generate.transformers_weights import LoadedModel
-from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling
+from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling, ScoreRequest, TokenScores
 from rlvr.weight_transport import read_weights
 from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
+
+
+# Numbers. The logits of a batch that is scored are the largest thing in memory: 256 MB in float32.
+_LOGITS_AT_ONCE = 2**26
 
 
 class TransformersGenerator:
@@ -56,9 +61,9 @@ class TransformersGenerator:
         engine = self._started()
         await self._thread.call(lambda: engine.abort(request_id))
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, request: ScoreRequest) -> TokenScores:
         engine = self._started()
-        return await self._thread.call(lambda: engine.score(list(token_ids)))
+        return await self._thread.request(lambda future: engine.add_scoring(request, future))
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
         engine = self._started()
@@ -129,13 +134,15 @@ class _Engine:
         self._requests = RequestsInHand()
         self._waiting: deque[_Sequence] = deque()
         self._batch: _Batch | None = None
+        self._scorings: deque[tuple[ScoreRequest, Future[TokenScores]]] = deque()
+        self._vocabulary = self._model.model.get_output_embeddings().weight.shape[0]
         self.version = 0
         self.checksum = self._model.checksum(settings.dtype)
         self.generated_tokens = 0
 
     @property
     def running(self) -> int:
-        return self._requests.sequences
+        return self._requests.sequences + len(self._scorings)
 
     def add(self, request: GenerateRequest, future: Future[list[Completion]]) -> None:
         held = self._requests.add(request, future)
@@ -144,6 +151,9 @@ class _Engine:
             generator = None if seed is None else torch.Generator().manual_seed(seed + index)
             self._waiting.append(_Sequence(held, index, generator))
 
+    def add_scoring(self, request: ScoreRequest, future: Future[TokenScores]) -> None:
+        self._scorings.append((request, future))
+
     def abort(self, request_id: str) -> None:
         held = self._requests.abort(request_id)
         if held is not None:
@@ -151,11 +161,15 @@ class _Engine:
 
     def fail(self, error: GeneratorFailed) -> None:
         self._requests.fail(error)
+        for _, future in self._scorings:
+            future.set_exception(error)
 
     def has_work(self) -> bool:
-        return bool(self._waiting) or self._batch is not None
+        return bool(self._waiting or self._scorings) or self._batch is not None
 
     def step(self) -> None:
+        if self._scorings:
+            self._score_some()
         if self._batch is not None and not self._batch.drop_finished():
             self._batch = None
         if self._batch is None:
@@ -187,13 +201,25 @@ class _Engine:
             self._requests.finish(sequence.held, sequence.index, FinishReason.LENGTH)
 
     @torch.inference_mode()
-    def score(self, token_ids: list[int]) -> list[float]:
-        if len(token_ids) < 2:
-            raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
-        ids = torch.tensor([token_ids], device=self._model.device)
-        logprobs = self._model.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        scores: list[float] = logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
-        return scores
+    def _score_some(self) -> None:
+        """Score those that wait, in one forward pass of as many as its logits have room for.
+
+        Shorter ones are padded on the right, where no token sees the padding, so it needs no mask.
+        """
+        longest, taken = 0, 0
+        for request, _ in self._scorings:
+            longest = max(longest, len(request.token_ids))
+            if taken and (taken + 1) * longest * self._vocabulary > _LOGITS_AT_ONCE:
+                break
+            taken += 1
+        texts = [request.token_ids for request, _ in itertools.islice(self._scorings, taken)]
+        longest = max(map(len, texts))
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=self._model.device)
+        logits = self._model.model(input_ids=ids, use_cache=False).logits
+        for row in range(taken):
+            request, future = self._scorings.popleft()
+            of_places = logits[row, request.first - 1 : len(request.token_ids) - 1]
+            future.set_result(scores_from_logits(request, of_places, self.version))
 
     def load(self, update: WeightUpdate, weights: dict[str, torch.Tensor]) -> None:
         if isinstance(update.source, AdapterFolder):

@@ -8,6 +8,8 @@ from rlvr.generate.settings import EngineSettings
 from rlvr.types import Sampling
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from vllm import SamplingParams
 
 # vLLM counts adapters from 1. A run has one, and each version is loaded in its place, so that running sequences
@@ -29,6 +31,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         "max_model_len": settings.max_tokens,
         "max_num_seqs": settings.max_sequences,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        "max_logprobs": 256,  # ids that a teacher may be asked about at each place
         "logprobs_mode": "processed_logprobs",  # after temperature, top-k and top-p: what was sampled from
         # Where keys and values outlive an update, new requests must not find those of old weights in a cache.
         "enable_prefix_caching": settings.recompute_kv,
@@ -47,6 +50,7 @@ def cpu_arguments(settings: EngineSettings) -> dict[str, Any]:
     return {
         "enforce_eager": True,
         "async_scheduling": False,
+        "max_logprobs": -1,  # no bound: scoring at given ids, or at a temperature, reads the whole vocabulary
         "max_num_batched_tokens": max(2048, settings.max_tokens),
         # Attention computes whole blocks: with 32 tokens a quarter more throughput on short answers than with
         # vLLM's 128.
@@ -78,15 +82,20 @@ def sampling_params(sampling: Sampling, n: int = 1) -> SamplingParams:
     )
 
 
-def scoring_params() -> SamplingParams:
-    """Log-probabilities of the prompt. vLLM cannot generate no token at all, so one is made and dropped."""
+def scoring_params(likeliest: int = 0, ids: NDArray[np.int32] | None = None) -> SamplingParams:
+    """Log-probabilities of the prompt at temperature 1, which is the only one vLLM scores prompts at.
+
+    `likeliest` ids of each place besides (-1: the whole vocabulary), or those of `ids` [tokens - 1, K], which only
+    vLLM's second model runner (on GPUs) takes. vLLM cannot generate no token at all, so one is made and dropped.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
         temperature=0.0,
         max_tokens=1,
-        prompt_logprobs=0,
+        prompt_logprobs=likeliest,
+        prompt_logprob_token_ids=ids,
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

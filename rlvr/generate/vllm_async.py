@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rlvr.config import DType
 from rlvr.generate.engine_thread import GeneratorFailed, Phase, PhaseClock
@@ -29,11 +32,12 @@ from rlvr.generate.vllm_arguments import (
     sampling_params,
     scoring_params,
 )
-from rlvr.types import Completion, FinishReason, GenerateRequest
+from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
 from rlvr.weight_transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
 from rlvr.weights import AdapterFolder, SharedFile, StoredObject, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -51,6 +55,7 @@ class AsyncVLLM:
         self._version = 0
         self._checksum = 0
         self._generated_tokens = 0
+        self._scorings = itertools.count()
 
     async def start(self) -> GeneratorStatus:
         engine = await asyncio.to_thread(_build_engine, self._settings, self._gpu)
@@ -72,13 +77,18 @@ class AsyncVLLM:
     async def abort(self, request_id: str) -> None:
         await self._started().abort(request_id)
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        if len(token_ids) < 2:
-            raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
+    async def score(self, request: ScoreRequest) -> TokenScores:
+        """Scoring at ids that the request names needs vLLM's second model runner, and was not run for want of a GPU."""
+        if request.temperature != 1.0:
+            raise ValueError(
+                f"scoring at temperature {request.temperature:g}: vLLM scores given tokens at temperature 1 only; "
+                "sample at temperature 1, or score with the transformers engine"
+            )
+        version = self._version
         async with self._holding(1):
-            output = await self._final_output(token_ids, scoring_params(), f"score-{id(token_ids)}-{time.time_ns()}")
-        after_first = zip(token_ids[1:], output.prompt_logprobs[1:], strict=True)
-        return [at_place[token].logprob for token, at_place in after_first]
+            params = scoring_params(request.top_k, _all_rows(request))
+            output = await self._final_output(request.token_ids, params, f"score-{next(self._scorings)}")
+        return _scores(request, output, version)
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
         engine = self._started()
@@ -176,6 +186,27 @@ class AsyncVLLM:
 
     async def _checksum_of_loaded(self, dtype: DType) -> int:
         return combined_checksum(await self._started().collective_rpc("rlvr_parameter_sums", args=(dtype.value,)))
+
+
+def _all_rows(request: ScoreRequest) -> NDArray[np.int32] | None:
+    """The request's ids with rows for the tokens before its first, which vLLM wants too: -1 asks for nothing."""
+    if request.ids is None:
+        return None
+    before = np.full((request.first - 1, request.ids.shape[1]), -1, dtype=np.int32)
+    return np.concatenate([before, request.ids])
+
+
+def _scores(request: ScoreRequest, output: RequestOutput, version: int) -> TokenScores:
+    assert output.prompt_logprobs is not None
+    at_places = output.prompt_logprobs[request.first :]
+    own = [at[token].logprob for token, at in zip(request.token_ids[request.first :], at_places, strict=True)]
+    if request.ids is not None:
+        ids, of_ids = request.ids, output.prompt_token_id_logprobs[request.first - 1 :]
+    else:
+        likeliest = [sorted(at.items(), key=lambda one: one[1].rank)[: request.top_k] for at in at_places]
+        ids = np.array([[token for token, _ in place] for place in likeliest])
+        of_ids = np.array([[one.logprob for _, one in place] for place in likeliest])
+    return TokenScores(np.array(own, np.float32), ids.astype(np.int32), np.asarray(of_ids, np.float32), version)
 
 
 def _adapter(path: Path, *, replace: bool) -> Any:

@@ -11,17 +11,19 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from rlvr.config import DType
 from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.token_scores import scores_from_logits, token_scores
 from rlvr.generate.vllm_arguments import (
     ADAPTER_ID,
     FIRST_ADAPTER_TOO_LATE,
@@ -31,7 +33,7 @@ from rlvr.generate.vllm_arguments import (
     scoring_params,
 )
 from rlvr.generate.vllm_environment import apply_engine_environment
-from rlvr.types import Completion, FinishReason, GenerateRequest
+from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
 from rlvr.weight_transport import checksum, combined_checksum, read_weights
 from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
 
@@ -66,9 +68,9 @@ class InProcessVLLM:
         engine = self._started()
         await self._thread.call(lambda: engine.abort(request_id))
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, request: ScoreRequest) -> TokenScores:
         engine = self._started()
-        return await self._thread.request(lambda future: engine.add_scoring(list(token_ids), future))
+        return await self._thread.request(lambda future: engine.add_scoring(request, future))
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
         engine = self._started()
@@ -120,7 +122,7 @@ class _Engine:
         self._settings = settings
         self._requests = RequestsInHand()
         self._sequences: dict[str, tuple[RequestInHand, int]] = {}  # by the number that vLLM knows them by
-        self._scorings: dict[str, Future[list[float]]] = {}
+        self._scorings: dict[str, tuple[ScoreRequest, Future[TokenScores]]] = {}
         self._numbers = itertools.count()
         self._adapter: Any = None
         self.version = 0
@@ -145,12 +147,11 @@ class _Engine:
             self._sequences[one.request_id] = (held, index)
             self._core.add_request(one)
 
-    def add_scoring(self, token_ids: list[int], future: Future[list[float]]) -> None:
-        if len(token_ids) < 2:
-            raise ValueError(f"scoring needs two tokens or more, got {len(token_ids)}")
-        request = self._core_request(token_ids, scoring_params())
-        self._scorings[request.request_id] = future
-        self._core.add_request(request)
+    def add_scoring(self, request: ScoreRequest, future: Future[TokenScores]) -> None:
+        likeliest = -1 if _needs_all_ids(request) else request.top_k
+        core_request = self._core_request(list(request.token_ids), scoring_params(likeliest))
+        self._scorings[core_request.request_id] = (request, future)
+        self._core.add_request(core_request)
 
     def abort(self, request_id: str) -> None:
         """Take a request back and answer it with what it has. Nothing happens if it is not in hand."""
@@ -187,7 +188,7 @@ class _Engine:
 
     def fail(self, error: GeneratorFailed) -> None:
         self._requests.fail(error)
-        for future in self._scorings.values():
+        for _, future in self._scorings.values():
             future.set_exception(error)
 
     def _extend(self, held: RequestInHand, index: int, output: EngineCoreOutput) -> None:
@@ -205,7 +206,15 @@ class _Engine:
     def _answer_scoring(self, output: EngineCoreOutput) -> None:
         prompt = output.new_prompt_logprobs_tensors
         if prompt is not None:
-            self._scorings.pop(output.request_id).set_result(prompt.logprobs[:, 0].tolist())
+            request, future = self._scorings.pop(output.request_id)
+            places = slice(request.first - 1, None)
+            # Column 0 is the token itself, then come the likeliest in falling order.
+            ids, logprobs = prompt.logprob_token_ids[places].long(), prompt.logprobs[places]
+            if _needs_all_ids(request):
+                by_id = torch.empty_like(logprobs[:, 1:]).scatter_(1, ids[:, 1:], logprobs[:, 1:])
+                future.set_result(scores_from_logits(request, by_id, self.version))
+            else:
+                future.set_result(token_scores(logprobs[:, 0], ids[:, 1:], logprobs[:, 1:], self.version))
 
     # ---------------------------------------------------------------- weights
 
@@ -234,6 +243,11 @@ class _Engine:
         return combined_checksum(self._vllm.collective_rpc("rlvr_parameter_sums", args=(dtype.value,)))
 
 
+def _needs_all_ids(request: ScoreRequest) -> bool:
+    """Whether the answer must be made from the whole vocabulary: vLLM scores at its own likeliest ids, unscaled."""
+    return request.ids is not None or request.temperature != 1.0
+
+
 def _finish_reason(output: EngineCoreOutput) -> FinishReason:
     match str(output.finish_reason):
         case "stop":
@@ -258,7 +272,7 @@ def _build_engine(settings: EngineSettings) -> LLMEngine:
 
     vllm_cpu.patch()
     envs.disable_envs_cache()  # an engine before this one may have been of a model with another environment
-    return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(settings), **cpu_arguments(settings)))
+    return LLMEngine.from_engine_args(EngineArgs(**(engine_arguments(settings) | cpu_arguments(settings))))
 
 
 @cache

@@ -114,14 +114,6 @@ async def test_sampling_follows_the_distribution(subject: Subject) -> None:
         assert abs(counts[token] / draws - p[token]) < 4 * (p[token] * (1 - p[token]) / draws) ** 0.5
 
 
-async def test_scores_are_log_probabilities_at_temperature_one(subject: Subject) -> None:
-    tokens = tuple(random.Random(2).choices(range(tiny_models.VOCABULARY), k=150))
-    scores = torch.tensor(await subject.generator.score(tokens))
-    expected = tiny_models.logprobs(subject.model, tokens[:1], list(tokens[1:]))
-    assert scores.shape == expected.shape == (149,)
-    assert (scores - expected).abs().max() < BOUND
-
-
 async def test_an_aborted_request_is_answered_with_what_it_has(subject: Subject) -> None:
     name = subject.name()
     request = asyncio.create_task(subject.generator.generate(GenerateRequest(name, PROMPT, 4, Sampling(370))))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlvr.config import DType
 from rlvr.generate.pool import GeneratorPool, StaleGenerator
 from rlvr.generate.protocol import GeneratorStatus
-from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling
+from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling, ScoreRequest, TokenScores
 from rlvr.weights import SharedFile, WeightReceipt, WeightUpdate
 
 UPDATE = WeightUpdate(7, 0xABC, SharedFile(Path("w.safetensors")), DType.FLOAT32)
+SCORES = TokenScores(np.zeros(2, np.float32), np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), 7)
 
 
 class FakeGenerator:
@@ -40,10 +41,10 @@ class FakeGenerator:
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, request: ScoreRequest) -> TokenScores:
         self.scored += 1
         await self.free.wait()
-        return [0.0] * (len(token_ids) - 1)
+        return SCORES
 
     async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
         return self._receipt
@@ -116,12 +117,12 @@ async def test_training_and_evaluation_groups_of_one_number_are_not_confused() -
 async def test_scoring_is_spread_too() -> None:
     a, b = FakeGenerator("a"), FakeGenerator("b")
     pool = GeneratorPool([a, b])
-    scoring = [asyncio.create_task(pool.score([1, 2, 3])) for _ in range(4)]
+    scoring = [asyncio.create_task(pool.score(ScoreRequest((1, 2, 3)))) for _ in range(4)]
     await asyncio.sleep(0)
     assert (a.scored, b.scored) == (2, 2)
     a.free.set()
     b.free.set()
-    assert await asyncio.gather(*scoring) == [[0.0, 0.0]] * 4
+    assert await asyncio.gather(*scoring) == [SCORES] * 4
 
 
 async def test_all_are_asked_to_abort_and_to_close() -> None:
