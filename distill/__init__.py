@@ -1,1 +1,1 @@
-"""Distillation: what was learned, from teacher to student and between peers. Nothing is here yet."""
+"""Distillation: what one model has learned, carried to another. Teachers, stores, signals, licences."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvr import plugins
+
 if TYPE_CHECKING:
     from rlvr.config import Config
     from rlvr.training import RunResult
@@ -20,6 +22,8 @@ app = typer.Typer(
 )
 reward_app = typer.Typer(help="Reward functions: try them before a run does.", no_args_is_help=True)
 app.add_typer(reward_app, name="reward")
+for command in plugins.commands():
+    app.add_typer(command.load(), name=command.name)
 
 Words = Annotated[
     list[str] | None,

@@ -9,7 +9,7 @@ from rlvr.cluster import ClusterError
 from rlvr.config_loading import ConfigError
 from rlvr.data import DataError
 from rlvr.plan.planner import PlanError
-from rlvr.plugins import PluginError
+from rlvr.plugins import CommandError, PluginError
 from rlvr.prepare import PreparationError
 from rlvr.rollout.rollouts import RolloutError
 from rlvr.rollout.scoring import RewardError
@@ -19,6 +19,7 @@ from rlvr.watchdog import Stalled
 USER_ERRORS = (
     CheckpointError,
     ClusterError,
+    CommandError,
     ConfigError,
     DataError,
     ModelNotFound,

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,10 @@ import cloudpickle
 
 class PluginError(ValueError):
     """A name in the config leads nowhere."""
+
+
+class CommandError(ValueError):
+    """Base of what the engine's neighbours raise for a user to mend: the message is enough."""
 
 
 def load(group: Literal["rlvr.rewards", "rlvr.envs"], use: str) -> Any:
@@ -33,6 +37,11 @@ def load(group: Literal["rlvr.rewards", "rlvr.envs"], use: str) -> Any:
         near = difflib.get_close_matches(attribute, public, n=1)
         raise PluginError(f"{use}: {where} has no {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return getattr(module, attribute)
+
+
+def commands() -> list[EntryPoint]:
+    """What the engine's neighbours, and other packages, add to the command line: each loads as a `typer.Typer`."""
+    return sorted(entry_points(group="rlvr.commands"), key=lambda point: point.name)
 
 
 def short_names(group: str) -> list[str]:
