@@ -24,7 +24,8 @@ KINDS: list[tuple[str, str, set[Status]]] = [
     ("python", "print(1)", {Status.OK}),
     (
         "python",
-        "import os\nopen('a', 'w').write('x' * 5000)\ntry: os.mkdir('d'); os.symlink('/etc', 'e')\nexcept OSError: pass",
+        "import os\nopen('a', 'w').write('x' * 5000)\n"
+        "try: os.mkdir('d'); os.symlink('/etc', 'e')\nexcept OSError: pass",
         {Status.OK},
     ),
     ("python", "import os, time\nfor _ in range(3): os.fork()", {Status.OK}),
