@@ -40,7 +40,13 @@ def batch_metrics(groups: Sequence[Group], filtered: Sequence[tuple[Group, Fate]
 
 def staleness_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """How many versions old the trained tokens are: mean over tokens, and the oldest."""
-    ages = [float(age) for row in rows for age, trained in zip(row.staleness, row.trained, strict=True) if trained]
+    ages = [
+        float(age)
+        for row in rows
+        if row.rl is not None
+        for age, trained in zip(row.rl.staleness, row.trained, strict=True)
+        if trained
+    ]
     return {"staleness/mean": _mean(ages), "staleness/max": max(ages, default=math.nan)}
 
 

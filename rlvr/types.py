@@ -203,25 +203,121 @@ class Group:
 
 
 @dataclass(slots=True)
-class Row:
-    """What a learner eats: token ids of one sequence with per-token streams, all of the same length.
+class RLStream:
+    """What reinforcement learning needs of each token: lists as long as the row, 0 where a token is not trained.
 
-    `trained[i]` tells whether token i takes part in the loss. `advantages` and `sampler_logprobs` are 0.0
-    elsewhere. `staleness[i]` is the learner's version minus the version that sampled token i. `trajectory` is the
-    trajectory's place in its group.
+    `staleness[i]` is the learner's version minus the version that sampled token i.
+    """
+
+    advantages: list[float]
+    sampler_logprobs: list[float]
+    staleness: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far a student's distribution q is from a teacher's p:
+
+        forward * KL(p || a p + (1 - a) q) + reverse * KL(q || b p + (1 - b) q)
+
+    with a = `forward_mix` and b = `reverse_mix`. The named ones below are points of it; all factors are in [0, 1].
+    """
+
+    forward: float
+    reverse: float
+    forward_mix: float = 0.0
+    reverse_mix: float = 1.0
+
+    def __post_init__(self) -> None:
+        factors = (self.forward, self.reverse, self.forward_mix, self.reverse_mix)
+        if not all(0 <= factor <= 1 for factor in factors) or self.forward + self.reverse == 0:
+            raise ValueError(f"a divergence's factors are in [0, 1], forward and reverse not both 0; got {self}")
+
+    @staticmethod
+    def forward_kl() -> Divergence:
+        """KL(p || q): q covers all that p does. For ids of the teacher's choice."""
+        return Divergence(1.0, 0.0)
+
+    @staticmethod
+    def reverse_kl() -> Divergence:
+        """KL(q || p): q does nothing that p does not. For ids of the student's choice."""
+        return Divergence(0.0, 1.0)
+
+    @staticmethod
+    def jensen_shannon(beta: float) -> Divergence:
+        """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q: GKD (arXiv 2306.13649), as in TRL.
+
+        As there, beta = 0 is the forward and beta = 1 the reverse KL. These are not its limits: near 0 it is about
+        beta KL(p || q), so beta = 0.01 gives a loss a hundred times smaller than 0 does.
+        """
+        if beta in (0, 1):
+            return Divergence.reverse_kl() if beta else Divergence.forward_kl()
+        return Divergence(beta, 1 - beta, beta, beta)
+
+    @staticmethod
+    def skewed_forward_kl(alpha: float) -> Divergence:
+        """KL(p || alpha p + (1 - alpha) q), whose gradient stays bounded where q is small (arXiv 2402.03898)."""
+        return Divergence(1.0, 0.0, forward_mix=alpha)
+
+    @staticmethod
+    def skewed_reverse_kl(alpha: float) -> Divergence:
+        """KL(q || (1 - alpha) p + alpha q)."""
+        return Divergence(0.0, 1.0, reverse_mix=1 - alpha)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KLStream:
+    """What a teacher says in each token's place: its log-probabilities of K different ids.
+
+    The ids are the teacher's likeliest, or the student's. What their probabilities lack of 1 is the tail, one outcome
+    more. `ids` and `logprobs` are arrays [T, K] with T the row's length; where fewer than K are known, the id is -1.
+    `weights` has T entries, 0 where the teacher is not asked. Teacher and student are at one temperature, the
+    student's `sampling.temperature`.
+    """
+
+    ids: NDArray[np.integer[Any]]
+    logprobs: NDArray[np.floating[Any]]
+    weights: list[float]
+    divergence: Divergence
+
+    def __post_init__(self) -> None:
+        shape = (len(self.weights), self.ids.shape[-1])
+        if self.ids.shape != shape or self.logprobs.shape != shape:
+            raise ValueError(
+                f"a teacher's ids and log-probabilities are arrays [tokens, K] with as many tokens as weights "
+                f"({len(self.weights)}); got ids {self.ids.shape} and logprobs {self.logprobs.shape}"
+            )
+
+
+@dataclass(slots=True)
+class Row:
+    """What a learner eats: token ids of one sequence, and for each loss that trains it a stream as long as they are.
+
+    `trained[i]` tells whether token i takes part in any loss. Of these, `rl` trains all, `ce` and `kl` those whose
+    weight is not 0: `ce[i]` multiplies the cross-entropy of token i, `kl.weights[i]` its divergence from a teacher.
+    A row of `rl` is an answer: `trajectory` is its place in its group, `truncated` whether it was cut off.
     """
 
     group_id: int
     token_ids: list[int]
     trained: list[bool]
-    advantages: list[float]
-    sampler_logprobs: list[float]
-    staleness: list[int]
+    rl: RLStream | None = None
+    ce: list[float] | None = None
+    kl: KLStream | None = None
     truncated: bool = False
     trajectory: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """What each stream's loss, normalised by itself, counts in the sum that is trained."""
+
+    rl: float = 1.0
+    ce: float = 1.0
+    kl: float = 1.0
 
 
 # Which trajectory: its group's id, and its place in the group.

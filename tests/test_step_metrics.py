@@ -14,7 +14,7 @@ from rlvr.generate.protocol import GeneratorStatus
 from rlvr.rollout.ledger import Fate
 from rlvr.stages import Stages
 from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
-from rlvr.types import FinishReason, Group, Outcome, Row, Score, Task, Trajectory
+from rlvr.types import FinishReason, Group, Outcome, RLStream, Row, Score, Task, Trajectory
 
 TASK = Task("t", (), (1,), None, {})
 ROLES = ("generator", "learner")
@@ -57,8 +57,8 @@ def test_without_answers_there_are_no_numbers_and_no_error() -> None:
 
 def test_staleness_is_of_the_trained_tokens() -> None:
     rows = [
-        Row(0, [1, 2, 3], [False, True, True], [0.0] * 3, [0.0] * 3, [9, 0, 2]),
-        Row(1, [1, 2], [False, True], [0.0] * 2, [0.0] * 2, [9, 4]),
+        Row(0, [1, 2, 3], [False, True, True], RLStream([0.0] * 3, [0.0] * 3, [9, 0, 2])),
+        Row(1, [1, 2], [False, True], RLStream([0.0] * 2, [0.0] * 2, [9, 4])),
     ]
     assert staleness_metrics(rows) == {"staleness/mean": 2.0, "staleness/max": 4.0}
     assert all(math.isnan(value) for value in staleness_metrics([]).values())

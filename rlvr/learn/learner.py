@@ -15,16 +15,17 @@ from torch import Tensor
 from rlvr.config import Config, DType, Transport
 from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.learner_report import LearnerReport
-from rlvr.learn.loss import LossSums, policy_loss, view_of
+from rlvr.learn.loss import view_of
 from rlvr.learn.model import PolicyModel
+from rlvr.learn.objective import Objective, ObjectiveSums, objective_of
 from rlvr.learn.optimizer import adamw, learning_rate, set_learning_rate
 from rlvr.learn.packing import pack
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.reference import Reference
 from rlvr.learn.score import score, scored_row
 from rlvr.learn.selfcheck import SelfCheck, check
-from rlvr.learn.streams import TokenStreams, streams_of
-from rlvr.types import Row, TokenFate, TrajectoryKey
+from rlvr.learn.streams import RLTokens, rl_rows, rl_tokens
+from rlvr.types import LossWeights, Row, TokenFate, TrajectoryKey
 from rlvr.weight_transport import publish_adapter, publish_file, publish_object
 from rlvr.weights import WeightUpdate
 
@@ -82,19 +83,20 @@ class Learner:
 
     # ------------------------------------------------------------------ training
 
-    def train(self, rows: Sequence[Row]) -> LearnerReport:
+    def train(self, rows: Sequence[Row], weights: LossWeights | None = None) -> LearnerReport:
         """One batch: `updates_per_step` optimizer updates, each on a share of the groups.
 
-        An update is left out, and the report says so, when nothing is left to train or the gradient is not finite.
-        The version grows by one unless all were left out.
+        What is trained is the weighted sum of the losses that the rows have streams for; all weights are 1 unless
+        given. An update is left out, and the report says so, when nothing is left to train or the gradient is not
+        finite. The version grows by one unless all were left out.
         """
         batch = _Batch(started=time.perf_counter())
         kept = [row for row in rows if not (self.algorithm.drop_truncated and row.truncated)]
         shares = split_by_group(kept, self.config.learner.updates_per_step)
-        proximal = self._proximal_logprobs(shares)
+        proximal = self._proximal_logprobs([rl_rows(share) for share in shares])
         for share, share_proximal in zip(shares, proximal, strict=True):
             batch.rate = learning_rate(self.config.learner, self.updates, self._total_updates())
-            fates = self._accumulate(share, self._streams(share, share_proximal), batch.sums)
+            fates = self._accumulate(share, self._objective(share, share_proximal, weights), batch.sums)
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm))
             if math.isfinite(norm):
                 self._update(batch.rate)
@@ -102,7 +104,7 @@ class Learner:
             else:
                 batch.skipped.append(f"the gradient's norm is {norm}")
                 fates.fill_(TokenFate.SKIPPED)
-            batch.fates |= _by_trajectory(share, fates)
+            batch.fates |= _by_trajectory(rl_rows(share), fates)
             self.optimizer.zero_grad(set_to_none=True)
         if not shares:
             batch.skipped.append("no row has a token to train")
@@ -111,11 +113,16 @@ class Learner:
         batch.fates |= {_key(row): bytes([TokenFate.TRUNCATED]) * sum(row.trained) for row in left_out}
         return self._report(batch, len(left_out) / max(len(rows), 1))
 
-    def _streams(self, rows: list[Row], proximal: Tensor | None) -> TokenStreams:
-        """All that the loss needs of the rows' tokens but what the policy says of them now."""
+    def _objective(self, rows: list[Row], proximal: Tensor | None, weights: LossWeights | None) -> Objective:
+        """What the rows are trained towards; `proximal` is of the tokens of those with an `rl` stream."""
+        rl = self._rl_tokens(rl_rows(rows), proximal)
+        return objective_of(rows, rl, self.algorithm, weights or LossWeights(), self.model.device)
+
+    def _rl_tokens(self, rows: list[Row], proximal: Tensor | None) -> RLTokens:
+        """All that the policy loss needs of the rows' tokens but what the policy says of them now."""
         reference = self.reference.logprobs(rows) if self.reference else None
-        tokens = streams_of(rows, self.algorithm, self.model.device, proximal, reference)
-        if not self.algorithm.step_masks:
+        tokens = rl_tokens(rows, self.algorithm, self.model.device, proximal, reference)
+        if not (rows and self.algorithm.step_masks):
             return tokens
         now = score(self.model, rows, self.model.plan, self.model.dtype)
         view = view_of(self.algorithm, now.logprobs, now.entropy, tokens)
@@ -123,15 +130,15 @@ class Learner:
             tokens = replace(tokens, kept=tokens.kept & mask.keep(view))
         return tokens
 
-    def _accumulate(self, rows: list[Row], tokens: TokenStreams, sums: LossSums) -> Tensor:
-        """Add up the gradient of the rows' loss, and its sums; returns each token's fate, [N]."""
-        fates = torch.zeros(len(tokens), dtype=torch.uint8, device=self.model.device)
+    def _accumulate(self, rows: list[Row], objective: Objective, sums: ObjectiveSums) -> Tensor:
+        """Add up the gradient of the rows' loss, and its sums; returns the fate of each `rl` token, [N]."""
+        fates = torch.zeros(len(objective.rl.tokens), dtype=torch.uint8, device=self.model.device)
         for batch in pack(rows, self.model.plan):
             batch = batch.to(self.model.device)
-            part = policy_loss(self.algorithm, *self.model.logprobs(batch), tokens.select(batch.tokens))
+            part = objective.part(self.model.logprobs(batch, objective.ids(batch.tokens)), batch.tokens)
             part.loss.backward()
             sums.add(part.sums)
-            fates[batch.tokens] = part.fate
+            fates[part.fate_of] = part.fate
         return fates
 
     def _update(self, rate: float) -> None:
@@ -152,21 +159,23 @@ class Learner:
         return self.config.steps * self.config.learner.updates_per_step
 
     def _report(self, batch: _Batch, truncated_share: float) -> LearnerReport:
-        sums = batch.sums
-        tokens, usable = max(sums.tokens, 1), max(sums.usable, 1)
-        shares = {fate: count / tokens for fate, count in zip(TokenFate, sums.fates, strict=True)}
+        sums, rl = batch.sums, batch.sums.rl
+        tokens, usable = max(rl.tokens, 1), max(rl.usable, 1)
+        shares = {fate: count / tokens for fate, count in zip(TokenFate, rl.fates, strict=True)}
         return LearnerReport(
             version=self.version,
             loss=sums.loss,
             grad_norm=max(batch.norms, default=0.0),
             learning_rate=batch.rate,
-            entropy=sums.entropy / tokens,
-            mismatch_kl=sums.k3 / usable,
-            reference_kl=sums.reference_k3 / tokens if self.reference else None,
-            mean_ratio=sums.ratio / usable,
-            ess=sums.ratio**2 / (usable * sums.ratio_squared) if sums.ratio_squared else 0.0,
+            entropy=sums.entropy / max(sums.tokens, 1),
+            mismatch_kl=rl.k3 / usable,
+            reference_kl=rl.reference_k3 / tokens if self.reference else None,
+            mean_ratio=rl.ratio / usable,
+            ess=rl.ratio**2 / (usable * rl.ratio_squared) if rl.ratio_squared else 0.0,
+            cross_entropy=sums.cross_entropy / sums.ce_tokens if sums.ce_tokens else None,
+            divergence=sums.divergence / sums.kl_tokens if sums.kl_tokens else None,
             shares=shares | {TokenFate.TRUNCATED: truncated_share},
-            trained_tokens=int(sums.tokens),
+            trained_tokens=sums.tokens,
             updates=len(batch.norms),
             seconds=time.perf_counter() - batch.started,
             skipped=tuple(batch.skipped),
@@ -249,7 +258,7 @@ class _Batch:
     """What is gathered over the updates of one batch."""
 
     started: float
-    sums: LossSums = field(default_factory=LossSums)
+    sums: ObjectiveSums = field(default_factory=ObjectiveSums)
     norms: list[float] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     fates: dict[TrajectoryKey, bytes] = field(default_factory=dict)

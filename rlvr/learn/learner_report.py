@@ -12,12 +12,15 @@ from rlvr.types import TokenFate, TrajectoryKey
 class LearnerReport:
     """What became of one batch.
 
-    `loss`, `entropy` (nats), `mismatch_kl` (k3 estimate of KL(sampler || learner), nats), `reference_kl` (the same of
-    KL(learner || reference); None without a reference) and `mean_ratio` (learner / sampler) are means over trained
-    tokens before each update; `loss` is the sum of weighted log-probabilities, whose gradient is the objective's but
-    whose value is not. `ess` is the effective sample size as a share of the tokens. `grad_norm` is the largest over
-    the batch's updates, before scaling down. `shares` are of trained tokens, by fate, but for TRUNCATED, which is of
-    rows. `skipped` says why updates were left out. `token_fates` has a `TokenFate` for each sampled token of a row.
+    All is of the policy before each update. `loss` is the sum of the streams' losses; that of `rl` is a sum of weighted
+    log-probabilities, whose gradient is the objective's but whose value is not. `entropy` (nats) is a mean over trained
+    tokens, `cross_entropy` and `divergence` (nats, times their weights) over those with such a stream; None for none.
+
+    Of tokens with an `rl` stream are `mismatch_kl` (k3 estimate of KL(sampler || learner), nats), `reference_kl` (the
+    same of KL(learner || reference); None without a reference), `mean_ratio` (learner / sampler), `ess`, the effective
+    sample size as a share of them, and `shares`, by fate, but for TRUNCATED, which is of rows. `token_fates` has a
+    `TokenFate` for each sampled token of a row. `grad_norm` is the largest over the batch's updates, before scaling
+    down. `skipped` says why updates were left out.
     """
 
     version: int
@@ -29,6 +32,8 @@ class LearnerReport:
     reference_kl: float | None
     mean_ratio: float
     ess: float
+    cross_entropy: float | None
+    divergence: float | None
     shares: Mapping[TokenFate, float]
     trained_tokens: int
     updates: int
@@ -55,4 +60,9 @@ class LearnerReport:
             **{f"masked/{fate.name.lower()}_share": self.shares[fate] for fate in of_tokens},
             "masked/truncated_rows_share": self.shares[TokenFate.TRUNCATED],
         }
-        return metrics if self.reference_kl is None else metrics | {"learner/reference_kl": self.reference_kl}
+        of_streams = {
+            "learner/reference_kl": self.reference_kl,
+            "learner/cross_entropy": self.cross_entropy,
+            "learner/divergence": self.divergence,
+        }
+        return metrics | {name: value for name, value in of_streams.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The loss of a micro-batch, in weight form.
+"""The policy loss of a micro-batch, in weight form.
 
     L = - sum_t  n_t * sg[ keep_t * w_t * G(ratio_t, A_t) - beta * K_t ] * log pi(t)
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlvr.learn.algorithms import Algorithm, Anchor, Level
 from rlvr.learn.kl import KLTarget
-from rlvr.learn.streams import TokenStreams
+from rlvr.learn.streams import RLTokens
 from rlvr.learn.token_view import TokenView, finite_exp, mean_of_row, sum_of_row
 from rlvr.types import TokenFate
 
@@ -46,7 +46,6 @@ class LossSums:
     loss: float = 0.0
     tokens: float = 0.0
     usable: float = 0.0
-    entropy: float = 0.0
     ratio: float = 0.0
     ratio_squared: float = 0.0
     k3: float = 0.0
@@ -57,7 +56,6 @@ class LossSums:
         self.loss += other.loss
         self.tokens += other.tokens
         self.usable += other.usable
-        self.entropy += other.entropy
         self.ratio += other.ratio
         self.ratio_squared += other.ratio_squared
         self.k3 += other.k3
@@ -74,15 +72,15 @@ class MicroBatchLoss:
     fate: Tensor
 
 
-def policy_loss(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams) -> MicroBatchLoss:
+def policy_loss(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: RLTokens) -> MicroBatchLoss:
     """`logprobs` [N] carry the gradient; `entropy` [N] does not."""
     current = logprobs.detach()
     weights = token_weights(algorithm, current, entropy, tokens)
     loss = -(tokens.scale * weights.weight * logprobs).sum()
-    return MicroBatchLoss(loss, _sums(loss.detach(), current, entropy, tokens, weights.fate), weights.fate)
+    return MicroBatchLoss(loss, _sums(loss.detach(), current, tokens, weights.fate), weights.fate)
 
 
-def token_weights(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams) -> TokenWeights:
+def token_weights(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: RLTokens) -> TokenWeights:
     """c_t = keep_t * w_t * G(ratio_t, A_t) - beta * K_t, from detached log-probabilities [N]."""
     view = view_of(algorithm, logprobs, entropy, tokens)
     weight = algorithm.kernel.weight(view)
@@ -112,7 +110,7 @@ def token_weights(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, token
     return TokenWeights(weight.masked_fill(~(tokens.fresh & tokens.usable), 0.0), fate)
 
 
-def view_of(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams) -> TokenView:
+def view_of(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: RLTokens) -> TokenView:
     """What kernel, correction and masks see. Without a usable sampler log-probability, the policy's own stands in."""
     sampler = torch.where(tokens.usable, tokens.sampler_logprobs, logprobs)
     proximal = logprobs if tokens.proximal_logprobs is None else tokens.proximal_logprobs
@@ -125,7 +123,7 @@ def view_of(algorithm: Algorithm, logprobs: Tensor, entropy: Tensor, tokens: Tok
     return TokenView(logprobs, proximal, sampler, log_ratio, tokens.advantages, entropy, tokens.row, tokens.rows)
 
 
-def _sums(loss: Tensor, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams, fate: Tensor) -> LossSums:
+def _sums(loss: Tensor, logprobs: Tensor, tokens: RLTokens, fate: Tensor) -> LossSums:
     usable = tokens.fresh & tokens.usable
     log_ratio = (logprobs - tokens.sampler_logprobs)[usable].double()
     ratio = finite_exp(log_ratio)
@@ -137,7 +135,6 @@ def _sums(loss: Tensor, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams,
         [
             loss.double(),
             usable.sum().double(),
-            entropy.double().sum(),
             ratio.sum(),
             ratio.square().sum(),
             (ratio - 1 - log_ratio).sum(),
@@ -146,5 +143,5 @@ def _sums(loss: Tensor, logprobs: Tensor, entropy: Tensor, tokens: TokenStreams,
     )
     counts = torch.bincount(fate.int(), minlength=len(TokenFate)).double()
     # One transfer from the device, whatever the number of metrics.
-    total, kept, entropies, ratios, squares, k3, reference_k3, *fates = torch.cat([sums, counts]).tolist()
-    return LossSums(total, len(tokens), kept, entropies, ratios, squares, k3, reference_k3, tuple(fates))
+    total, kept, ratios, squares, k3, reference_k3, *fates = torch.cat([sums, counts]).tolist()
+    return LossSums(total, len(tokens), kept, ratios, squares, k3, reference_k3, tuple(fates))

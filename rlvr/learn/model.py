@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_flash_attn_2_available
 
 from rlvr.config import Config, DType, LoraConfig
-from rlvr.learn.head import token_logprobs
+from rlvr.learn.head import HeadOutput, token_logprobs
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
 from rlvr.weight_transport import published_weights, rounded, torch_dtype
 
@@ -72,8 +72,8 @@ class PolicyModel:
         """Parameters that get a gradient, by name. Tied ones are here once."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
-    def logprobs(self, batch: MicroBatch, dtype: DType | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probability (differentiable) and entropy of each trained token, both [N], float32.
+    def logprobs(self, batch: MicroBatch, ids: Tensor | None = None, dtype: DType | None = None) -> HeadOutput:
+        """Of each trained token, and of `ids` [N, K] in its place; all but the entropy are differentiable.
 
         `dtype` is what the layers compute in, if it is not that of training.
         """
@@ -83,10 +83,15 @@ class PolicyModel:
                 position_ids=batch.position_ids,
                 attention_mask=batch.mask,
                 use_cache=False,  # with a cache transformers does not look at position ids, and mixes packed rows
-            ).last_hidden_state
-        return token_logprobs(
-            hidden.flatten(0, 1)[batch.read], self.head.weight, batch.targets, self.temperature, self.head_chunk
-        )
+            ).last_hidden_state.flatten(0, 1)[batch.read]
+        if ids is None:
+            logprobs, entropy = self._head(hidden, batch.targets)
+            return HeadOutput(logprobs, entropy, logprobs.new_empty(len(logprobs), 0))
+        logprobs, entropy = self._head(hidden, torch.cat([batch.targets[:, None], ids], dim=1))
+        return HeadOutput(logprobs[:, 0], entropy, logprobs[:, 1:])
+
+    def _head(self, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return token_logprobs(hidden, self.head.weight, ids, self.temperature, self.head_chunk)
 
     def without_adapter(self) -> contextlib.AbstractContextManager[None]:
         """The weights the run began with, while this is entered, where only adapters are trained."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlvr.learn.algorithms import Algorithm
-from rlvr.types import FinishReason, Group, Row, Trajectory
+from rlvr.types import FinishReason, Group, RLStream, Row, Trajectory
 
 
 def rows_from(groups: Sequence[Group], algorithm: Algorithm, version: int) -> list[Row]:
@@ -42,10 +42,13 @@ def _row(group_id: int, place: int, trajectory: Trajectory, advantage: float, ve
         group_id=group_id,
         token_ids=[*trajectory.prompt_ids, *trajectory.token_ids],
         trained=[False] * prompt + sampled,
-        advantages=[0.0] * prompt + [advantage if s else 0.0 for s in sampled],
-        sampler_logprobs=[0.0] * prompt
-        + [lp if s else 0.0 for lp, s in zip(trajectory.logprobs, sampled, strict=True)],
-        staleness=[0] * prompt + [version - v if s else 0 for v, s in zip(trajectory.versions, sampled, strict=True)],
+        rl=RLStream(
+            advantages=[0.0] * prompt + [advantage if s else 0.0 for s in sampled],
+            sampler_logprobs=[0.0] * prompt
+            + [lp if s else 0.0 for lp, s in zip(trajectory.logprobs, sampled, strict=True)],
+            staleness=[0] * prompt
+            + [version - v if s else 0 for v, s in zip(trajectory.versions, sampled, strict=True)],
+        ),
         truncated=trajectory.finish is FinishReason.LENGTH,
         trajectory=place,
     )

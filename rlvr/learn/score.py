@@ -28,12 +28,11 @@ def score(model: PolicyModel, rows: list[Row], plan: PackingPlan, dtype: DType) 
     entropy = torch.empty_like(logprobs)
     for batch in pack(rows, plan):
         batch = batch.to(model.device)
-        logprobs[batch.tokens], entropy[batch.tokens] = model.logprobs(batch, dtype)
+        output = model.logprobs(batch, dtype=dtype)
+        logprobs[batch.tokens], entropy[batch.tokens] = output.logprobs, output.entropy
     return Scored(logprobs, entropy)
 
 
 def scored_row(token_ids: list[int], group_id: int) -> Row:
     """A row of which every token but the first counts."""
-    zeros = [0.0] * len(token_ids)
-    trained = [False] + [True] * (len(token_ids) - 1)
-    return Row(group_id, token_ids, trained, zeros, zeros, [0] * len(token_ids))
+    return Row(group_id, token_ids, [False] + [True] * (len(token_ids) - 1))

@@ -1,16 +1,17 @@
-"""The trained tokens of an optimizer step, side by side, with all that the loss needs of each but its log-probability.
+"""The trained tokens of an optimizer step, side by side, with all that the losses need but what the policy says.
 
-An optimizer step's tokens are flattened once, row after row, and each token's share `scale` of the loss is fixed
-here, from counts of the whole step. Micro-batches then pick tokens by index, so how a step is cut into
-micro-batches cannot change its loss.
+An optimizer step's tokens are flattened once, row after row, and each loss's normaliser is fixed here, from counts of
+the whole step. Micro-batches then pick tokens by index, so how a step is cut into micro-batches cannot change its
+loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import astuple, dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +20,24 @@ from rlvr.types import Row
 
 Value = TypeVar("Value")
 
+# A teacher's log-probability below this is taken as this. -inf, of an id that the teacher excludes, would be trained
+# as an infinite loss.
+LEAST_LOGPROB = -50.0
+
+
+class Tokens(Protocol):
+    """Tensors with one entry per token."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index: Tensor) -> Self:
+        """The tokens at `index`, shape [M]."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
-class TokenStreams:
-    """Tensors of shape [N], one entry per trained token.
+class RLTokens:
+    """Of rows with an `rl` stream, all trained tokens: tensors of shape [N].
 
     `row` is the token's row in the step, of which there are `rows`. `fresh` and `usable` tell whether the token is
     young enough, and whether its sampler log-probability is finite; `kept` is what the step's masks leave.
@@ -44,10 +59,9 @@ class TokenStreams:
     def __len__(self) -> int:
         return len(self.row)
 
-    def select(self, index: Tensor) -> TokenStreams:
-        """The tokens at `index`, shape [M]."""
+    def select(self, index: Tensor) -> RLTokens:
         proximal, reference = self.proximal_logprobs, self.reference_logprobs
-        return TokenStreams(
+        return RLTokens(
             advantages=self.advantages[index],
             sampler_logprobs=self.sampler_logprobs[index],
             row=self.row[index],
@@ -61,24 +75,100 @@ class TokenStreams:
         )
 
 
-def streams_of(
+@dataclass(frozen=True, slots=True)
+class CETokens:
+    """The trained tokens whose cross-entropy has a weight, `weights` [N]. The step has `count` of them."""
+
+    weights: Tensor
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def select(self, index: Tensor) -> CETokens:
+        return CETokens(self.weights[index], self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class KLTokens:
+    """The trained tokens in whose place a teacher was asked. The step has `count` of them.
+
+    `ids` and `logprobs` are [N, K]; where `known` is false there is no id, which id 0 and LEAST_LOGPROB stand for.
+    `weights` are [N], `divergence` [N, 4] the factors of each token's `Divergence`.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    known: Tensor
+    weights: Tensor
+    divergence: Tensor
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def select(self, index: Tensor) -> KLTokens:
+        return KLTokens(
+            ids=self.ids[index],
+            logprobs=self.logprobs[index],
+            known=self.known[index],
+            weights=self.weights[index],
+            divergence=self.divergence[index],
+            count=self.count,
+        )
+
+
+AnyTokens = TypeVar("AnyTokens", bound=Tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Generic[AnyTokens]):
+    """Some trained tokens of a step, and where each of all its N trained tokens stands among them, or -1."""
+
+    tokens: AnyTokens
+    place: Tensor
+
+    def among(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the step's trained tokens at `index` [M] are of these, and where they stand among them; both [L]."""
+        place = self.place[index]
+        here = (place >= 0).nonzero().squeeze(1)
+        return here, place[here]
+
+
+def placed(tokens: AnyTokens, has: Sequence[bool], device: torch.device) -> Placed[AnyTokens]:
+    """`has` tells of each trained token of the step whether it is one of `tokens`, which are in the same order."""
+    mask = torch.tensor(has, dtype=torch.bool)
+    return Placed(tokens, torch.where(mask, mask.cumsum(0) - 1, -1).to(device))
+
+
+def rl_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows with an `rl` stream."""
+    return [row for row in rows if row.rl is not None]
+
+
+def rl_tokens(
     rows: Sequence[Row],
     algorithm: Algorithm,
     device: torch.device,
     proximal_logprobs: Tensor | None = None,
     reference_logprobs: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-) -> TokenStreams:
-    """Flatten the trained tokens of one optimizer step. The loss is computed in `dtype`."""
-    counts = torch.tensor([sum(row.trained) for row in rows])
+) -> RLTokens:
+    """Flatten the `rl` streams of one optimizer step. Log-probabilities are of the same tokens, [N].
+
+    The loss is computed in `dtype`.
+    """
+    rows = rl_rows(rows)
+    streams = [row.rl for row in rows if row.rl is not None]
+    counts = torch.tensor([sum(row.trained) for row in rows], dtype=torch.long)
     row = torch.repeat_interleave(torch.arange(len(rows)), counts)
-    advantages = torch.tensor(_trained(rows, [r.advantages for r in rows]), dtype=dtype)
-    sampler_logprobs = torch.tensor(_trained(rows, [r.sampler_logprobs for r in rows]), dtype=dtype)
-    staleness = torch.tensor(_trained(rows, [r.staleness for r in rows]), dtype=torch.long)
+    advantages = torch.tensor(_trained(rows, [s.advantages for s in streams]), dtype=dtype)
+    sampler_logprobs = torch.tensor(_trained(rows, [s.sampler_logprobs for s in streams]), dtype=dtype)
+    staleness = torch.tensor(_trained(rows, [s.staleness for s in streams]), dtype=torch.long)
     fresh = staleness <= algorithm.max_staleness
     usable = sampler_logprobs.isfinite()
     counted = fresh & usable if algorithm.denominator is Denominator.KEPT else torch.ones_like(fresh)
-    return TokenStreams(
+    return RLTokens(
         advantages=advantages.to(device),
         sampler_logprobs=sampler_logprobs.to(device),
         row=row.to(device),
@@ -90,6 +180,42 @@ def streams_of(
         proximal_logprobs=proximal_logprobs,
         reference_logprobs=reference_logprobs,
     )
+
+
+def ce_tokens(rows: Sequence[Row], device: torch.device, dtype: torch.dtype = torch.float32) -> Placed[CETokens]:
+    """Flatten the `ce` streams of one optimizer step."""
+    weights = _trained(rows, [row.ce or [0.0] * len(row) for row in rows])
+    own = torch.tensor([weight for weight in weights if weight], dtype=dtype, device=device)
+    return placed(CETokens(own, len(own)), [weight != 0 for weight in weights], device)
+
+
+def kl_tokens(rows: Sequence[Row], device: torch.device, dtype: torch.dtype = torch.float32) -> Placed[KLTokens]:
+    """Flatten the `kl` streams of one optimizer step, whose rows may differ in K and in their divergence."""
+    weights = _trained(rows, [row.kl.weights if row.kl else [0.0] * len(row) for row in rows])
+    width = max((row.kl.ids.shape[1] for row in rows if row.kl), default=0)
+    ids, logprobs, factors = [np.empty((0, width), np.int64)], [np.empty((0, width))], [np.empty((0, 4))]
+    for row in rows:
+        if row.kl is not None:
+            asked = np.asarray(row.trained) & (np.asarray(row.kl.weights) != 0)
+            missing = ((0, 0), (0, width - row.kl.ids.shape[1]))
+            ids.append(np.pad(row.kl.ids[asked].astype(np.int64), missing, constant_values=-1))
+            logprobs.append(np.pad(row.kl.logprobs[asked].astype(np.float64), missing))
+            factors.append(np.tile(astuple(row.kl.divergence), (int(asked.sum()), 1)))
+    all_ids = torch.from_numpy(np.concatenate(ids))
+    known = all_ids >= 0
+    own = [weight for weight in weights if weight]
+    tokens = KLTokens(
+        ids=all_ids.clamp(min=0).to(device),
+        logprobs=torch.from_numpy(np.concatenate(logprobs))
+        .clamp(min=LEAST_LOGPROB)
+        .masked_fill(~known, LEAST_LOGPROB)
+        .to(device, dtype),
+        known=known.to(device),
+        weights=torch.tensor(own, dtype=dtype, device=device),
+        divergence=torch.from_numpy(np.concatenate(factors)).to(device, dtype),
+        count=len(own),
+    )
+    return placed(tokens, [weight != 0 for weight in weights], device)
 
 
 def groups_of(rows: Sequence[Row]) -> Tensor:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from rlvr.config import Config
-from rlvr.types import Row
+from rlvr.types import RLStream, Row
 
 VOCABULARY = 61
 SIZES: dict[str, Any] = {
@@ -122,10 +122,18 @@ def make_rows(seed: int = 0, groups: int = 3, size: int = 4, tool_output: bool =
                     group_id=group,
                     token_ids=prompt + answer,
                     trained=flags,
-                    advantages=[advantage if f else 0.0 for f in flags],
-                    sampler_logprobs=[source.uniform(-5, -3) if f else 0.0 for f in flags],
-                    staleness=[0] * len(flags),
+                    rl=RLStream(
+                        advantages=[advantage if f else 0.0 for f in flags],
+                        sampler_logprobs=[source.uniform(-5, -3) if f else 0.0 for f in flags],
+                        staleness=[0] * len(flags),
+                    ),
                     trajectory=number,
                 )
             )
     return rows
+
+
+def rl_of(row: Row) -> RLStream:
+    """The row's `rl` stream, which it must have."""
+    assert row.rl is not None
+    return row.rl

@@ -13,6 +13,8 @@ from rlvr.learn.presets import algorithm_from
 from rlvr.learn.rows import rows_from
 from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
 
+from .conftest import rl_of
+
 
 def algorithm(**settings):
     return algorithm_from(AlgorithmConfig(**settings), max_staleness=2, max_new_tokens=32)
@@ -44,22 +46,22 @@ def test_rows_hold_exactly_what_was_sampled() -> None:
     assert right_row.group_id == 5
     assert right_row.token_ids == [7, 8, 10, 11, 12, 13, 14]
     assert right_row.trained == [False, False, True, True, False, False, True]
-    assert right_row.advantages == [0, 0, 0.5, 0.5, 0, 0, 0.5]
-    assert right_row.sampler_logprobs == [0, 0, -0.5, -1.0, 0, 0, -2.5]
-    assert right_row.staleness == [0, 0, 1, 1, 0, 0, 0]
+    assert rl_of(right_row).advantages == [0, 0, 0.5, 0.5, 0, 0, 0.5]
+    assert rl_of(right_row).sampler_logprobs == [0, 0, -0.5, -1.0, 0, 0, -2.5]
+    assert rl_of(right_row).staleness == [0, 0, 1, 1, 0, 0, 0]
     assert (right_row.truncated, wrong_row.truncated) == (False, True)
 
 
 def test_an_answer_without_a_verdict_moves_no_baseline_and_gets_no_row() -> None:
     judged = [trajectory(1.0, [0]), trajectory(0.0, [0])]
     rows = rows_from([group(judged[0], trajectory(None, [0]), judged[1])], algorithm(), version=0)
-    assert [row.advantages[-1] for row in rows] == [0.5, -0.5]
+    assert [rl_of(row).advantages[-1] for row in rows] == [0.5, -0.5]
     assert [row.trajectory for row in rows] == [0, 2]
 
 
 def test_a_trajectory_in_which_nothing_was_sampled_gets_no_row() -> None:
     rows = rows_from([group(trajectory(1.0, []), trajectory(0.0, [0]))], algorithm(), version=0)
-    assert [row.advantages[-1] for row in rows] == [-0.5]
+    assert [rl_of(row).advantages[-1] for row in rows] == [-0.5]
 
 
 def test_a_token_from_the_future_is_refused() -> None:

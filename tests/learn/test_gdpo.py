@@ -18,6 +18,8 @@ from rlvr.learn.rows import rows_from
 from rlvr.reward_function import LinearWeight, Reward
 from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
 
+from .conftest import rl_of
+
 RIGHT = Reward(lambda completion: 1.0, "right", 1.0)
 BRIEF = Reward(lambda completion: 1.0, "brief", 0.3)
 WATCHED = Reward(lambda completion: 1.0, "watched", 0.0)
@@ -70,7 +72,7 @@ def test_rows_carry_them_and_answers_without_a_verdict_move_nothing() -> None:
     rows = rows_from([with_hole, other], algorithm(RIGHT, BRIEF), version=0)
     values = [np.array([[1.0, 3.0], [0.0, 1.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 0.0]])]
     theirs = np.concatenate(expected(values, np.array([1.0, 0.3])))
-    np.testing.assert_allclose([row.advantages[-1] for row in rows], theirs, rtol=1e-9)
+    np.testing.assert_allclose([rl_of(row).advantages[-1] for row in rows], theirs, rtol=1e-9)
 
 
 def test_no_reward_drowns_another() -> None:

@@ -19,16 +19,16 @@ from rlvr.config import Config, DType
 from rlvr.learn.algorithms import Aggregation
 from rlvr.learn.learner import Learner, split_by_group
 from rlvr.learn.learner_report import LearnerReport
-from rlvr.learn.loss import policy_loss
 from rlvr.learn.model import PolicyModel
+from rlvr.learn.objective import objective_of
 from rlvr.learn.packing import Layout, pack
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.selfcheck import SelfCheckFailed
-from rlvr.learn.streams import streams_of
-from rlvr.types import Row, TokenFate
+from rlvr.learn.streams import rl_tokens
+from rlvr.types import LossWeights, Row, TokenFate
 from rlvr.weight_transport import read_weights
 
-from .conftest import VOCABULARY, make_rows
+from .conftest import VOCABULARY, make_rows, rl_of
 
 MakeConfig = Callable[..., Config]
 LORA = {"lora": {"rank": 2, "alpha": 4.0}}
@@ -43,7 +43,7 @@ def started(config: Config) -> Learner:
 def with_sampler(learner: Learner, rows: list[Row]) -> list[Row]:
     """The rows as if the learner's own policy had sampled them."""
     for row, logprobs in zip(rows, learner.logprobs(rows), strict=True):
-        row.sampler_logprobs = [lp if t else 0.0 for lp, t in zip(logprobs, row.trained, strict=True)]
+        rl_of(row).sampler_logprobs = [lp if t else 0.0 for lp, t in zip(logprobs, row.trained, strict=True)]
     return rows
 
 
@@ -140,13 +140,13 @@ def test_settings_that_cannot_be_are_refused(config: MakeConfig) -> None:
 
 def gradient(model: PolicyModel, rows: list[Row], preset_config: Config, **plan: Any) -> tuple[float, Tensor]:
     algorithm = algorithm_from(preset_config.algorithm, 2, 64)
-    tokens = streams_of(rows, algorithm, model.device)
+    objective = objective_of(rows, rl_tokens(rows, algorithm, model.device), algorithm, LossWeights(), model.device)
     parameters = list(model.trainable().values())
     for parameter in parameters:
         parameter.grad = None
     total = 0.0
     for batch in pack(rows, replace(model.plan, **plan)):
-        loss = policy_loss(algorithm, *model.logprobs(batch), tokens.select(batch.tokens)).loss
+        loss = objective.part(model.logprobs(batch, objective.ids(batch.tokens)), batch.tokens).loss
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
@@ -164,7 +164,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(config: MakeConfig, aggregat
                 torch.nn.init.normal_(parameter, std=0.1)
     rows = make_rows()
     for row in rows:
-        row.sampler_logprobs = [0.0] * len(row)
+        rl_of(row).sampler_logprobs = [0.0] * len(row)
     loss, whole = gradient(model, rows, settings, layout=Layout.ALONE, grid_tokens=100_000)
     assert whole.norm() > 1e-3
     for layout in Layout:
@@ -208,8 +208,8 @@ def test_training_makes_good_answers_likelier_and_bad_ones_less_likely(config: M
     learner = started(config())
     rows = with_sampler(learner, make_rows(groups=2, size=2))
     for row, advantage in zip(rows, [1.0, -1.0, 1.0, -1.0], strict=True):
-        row.advantages = [advantage if t else 0.0 for t in row.trained]
-    before = [sum(row.sampler_logprobs) for row in rows]
+        rl_of(row).advantages = [advantage if t else 0.0 for t in row.trained]
+    before = [sum(rl_of(row).sampler_logprobs) for row in rows]
     for _ in range(3):
         report = learner.train(rows)
     masked = [
@@ -240,8 +240,8 @@ def test_stale_and_unusable_tokens_are_in_the_report(config: MakeConfig) -> None
     learner = started(config(rollout={"max_staleness": 1}))
     rows = with_sampler(learner, make_rows(tool_output=False))
     stale = rows[0].trained.count(True)
-    rows[0].staleness = [2 if t else 0 for t in rows[0].trained]
-    rows[1].sampler_logprobs[-1] = math.nan
+    rl_of(rows[0]).staleness = [2 if t else 0 for t in rows[0].trained]
+    rl_of(rows[1]).sampler_logprobs[-1] = math.nan
     report = learner.train(rows)
     assert report.shares[TokenFate.STALE] == pytest.approx(stale / report.trained_tokens)
     assert report.shares[TokenFate.UNUSABLE] == pytest.approx(1 / report.trained_tokens)
@@ -267,7 +267,7 @@ def test_truncated_answers_are_left_out_where_the_algorithm_says_so(config: Make
 def test_a_gradient_that_is_not_finite_changes_nothing(config: MakeConfig, bad: float) -> None:
     learner, untouched = started(config()), started(config())
     rows = with_sampler(learner, make_rows())
-    broken = [replace(row, advantages=[bad if t else 0.0 for t in row.trained]) for row in rows]
+    broken = [replace(row, rl=replace(rl_of(row), advantages=[bad if t else 0.0 for t in row.trained])) for row in rows]
     report = learner.train(broken)
     assert "gradient" in report.skipped[0] and report.updates == 0
     assert (report.version, learner.version) == (0, 0)

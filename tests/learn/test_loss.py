@@ -16,8 +16,10 @@ from rlvr.learn.corrections import SequenceTIS
 from rlvr.learn.loss import LossSums, policy_loss, view_of
 from rlvr.learn.masks import CovarianceClip, Veto
 from rlvr.learn.presets import PRESETS, algorithm_from
-from rlvr.learn.streams import TokenStreams, streams_of
-from rlvr.types import Row, TokenFate
+from rlvr.learn.streams import RLTokens, rl_tokens
+from rlvr.types import RLStream, Row, TokenFate
+
+from .conftest import rl_of
 
 LONGEST = 9
 CPU = torch.device("cpu")
@@ -74,9 +76,11 @@ def batch() -> Batch:
                 group_id=i // 2,
                 token_ids=[0, *chosen[mine].tolist()],
                 trained=[False] + [True] * length,
-                advantages=[0.0] + [advantage[i].item()] * length,
-                sampler_logprobs=[0.0, *sampler[mine].tolist()],
-                staleness=[0] * (length + 1),
+                rl=RLStream(
+                    advantages=[0.0] + [advantage[i].item()] * length,
+                    sampler_logprobs=[0.0, *sampler[mine].tolist()],
+                    staleness=[0] * (length + 1),
+                ),
             )
         )
     return Batch(logits, chosen, answer, advantage, sampler, proximal, reference, rows)
@@ -321,9 +325,9 @@ OBJECTIVES: dict[Preset, Callable[[Batch], Tensor]] = {
 }
 
 
-def streams(batch: Batch, algorithm: Algorithm, proximal: Tensor | None, dtype: torch.dtype) -> TokenStreams:
+def streams(batch: Batch, algorithm: Algorithm, proximal: Tensor | None, dtype: torch.dtype) -> RLTokens:
     reference = batch.reference.to(dtype) if algorithm.needs_reference else None
-    tokens = streams_of(batch.rows, algorithm, CPU, proximal, reference, dtype)
+    tokens = rl_tokens(batch.rows, algorithm, CPU, proximal, reference, dtype)
     view = view_of(algorithm, batch.logprobs().detach().to(dtype), batch.entropy().to(dtype), tokens)
     for mask in algorithm.step_masks:
         tokens = replace(tokens, kept=tokens.kept & mask.keep(view))
@@ -374,7 +378,7 @@ def test_the_ratio_of_whole_answers_can_be_truncated_too(batch: Batch) -> None:
 
 
 def test_one_hopeless_token_vetoes_its_answer(batch: Batch) -> None:
-    batch.rows[3].sampler_logprobs[2] = batch.proximal[12].item() + 10.0  # w = exp(-10) < 1e-4
+    rl_of(batch.rows[3]).sampler_logprobs[2] = batch.proximal[12].item() + 10.0  # w = exp(-10) < 1e-4
     algorithm = replace(preset(Preset.TIS), masks=(Veto(),))
     gradient, _, fates = gradient_of(batch, algorithm, batch.proximal)
     assert not gradient[11:].any() and gradient[:11].any()
@@ -398,7 +402,7 @@ def test_clip_cov_leaves_out_a_share_of_the_tokens_with_large_covariance(batch: 
 
 @pytest.mark.parametrize("unusable", [math.nan, -math.inf, math.inf])
 def test_a_token_without_a_finite_sampler_logprob_is_not_trained_but_counted(batch: Batch, unusable: float) -> None:
-    batch.rows[1].sampler_logprobs[2] = unusable
+    rl_of(batch.rows[1]).sampler_logprobs[2] = unusable
     for name in OBJECTIVES:
         gradient, sums, fates = gradient_of(batch, preset(name), None)
         assert gradient.isfinite().all()
@@ -409,7 +413,7 @@ def test_a_token_without_a_finite_sampler_logprob_is_not_trained_but_counted(bat
 
 
 def test_stale_tokens_are_masked_and_counted_and_the_denominator_is_explicit(batch: Batch) -> None:
-    batch.rows[3].staleness[1:3] = [3, 3]  # tokens 11 and 12
+    rl_of(batch.rows[3]).staleness[1:3] = [3, 3]  # tokens 11 and 12
     algorithm = preset(Preset.DIS)
     masked, sums, fates = gradient_of(batch, algorithm, None)
     assert sums.fates[TokenFate.STALE] == 2
@@ -421,7 +425,7 @@ def test_stale_tokens_are_masked_and_counted_and_the_denominator_is_explicit(bat
 
 
 def test_a_log_ratio_beyond_all_bounds_stays_finite(batch: Batch) -> None:
-    batch.rows[0].sampler_logprobs[1] = -1e4
+    rl_of(batch.rows[0]).sampler_logprobs[1] = -1e4
     for name in OBJECTIVES:
         gradient, sums, _ = gradient_of(batch, preset(name), batch.proximal - 1e4)
         assert gradient.isfinite().all()
@@ -430,7 +434,7 @@ def test_a_log_ratio_beyond_all_bounds_stays_finite(batch: Batch) -> None:
 
 def test_every_token_has_a_reason(batch: Batch) -> None:
     """The gradient of a token is zero exactly where its fate says so."""
-    batch.rows[2].advantages = [0.0, 0.0]
+    rl_of(batch.rows[2]).advantages = [0.0, 0.0]
     ratio = (batch.logprobs() - batch.sampler).exp().detach()
     for name in (Preset.DIS, Preset.ICEPOP, Preset.GEO_RS_TIS, Preset.TIS):
         gradient, sums, fates = gradient_of(batch, preset(name), batch.proximal)
@@ -453,7 +457,6 @@ def test_metrics_against_their_definitions(batch: Batch) -> None:
     assert sums.ratio_squared == pytest.approx((ratio**2).sum().item())
     assert sums.fates[TokenFate.BOUNDED] == ((ratio <= 0.7) | (ratio >= 6.0)).sum().item()
     assert 0 < sums.fates[TokenFate.BOUNDED] < 16
-    assert sums.entropy == pytest.approx(batch.entropy().sum().item())
     _, sums, _ = gradient_of(batch, preset(Preset.GRPO), None)
     back = (batch.reference - batch.logprobs().detach()).exp()
     assert sums.reference_k3 == pytest.approx((back - 1 - back.log()).sum().item())

@@ -70,7 +70,7 @@ def test_the_mask_shows_a_token_its_own_row_and_nothing_else(seed: int, budget: 
 
 def test_a_common_prompt_is_stored_once() -> None:
     prompt = list(range(2, 42))
-    rows = [Row(0, [*prompt, 50 + i], [False] * 40 + [True], [0.0] * 41, [0.0] * 41, [0] * 41) for i in range(4)]
+    rows = [Row(0, [*prompt, 50 + i], [False] * 40 + [True]) for i in range(4)]
     (batch,) = pack(rows, plan(Layout.SHARED))
     assert batch.token_ids.tolist() == [[*prompt, 50, 51, 52, 53]]
     assert batch.position_ids.tolist() == [[*range(40), 40, 40, 40, 40]]

@@ -16,7 +16,7 @@ from rlvr.learn.learner import Learner
 from rlvr.plan.accelerators import GIB, GPUS
 from rlvr.plan.memory import generator_memory, head_bytes, held_bytes, learner_memory
 from rlvr.plan.workload import workload
-from rlvr.types import Row
+from rlvr.types import RLStream, Row
 
 from .conftest import Tiny
 
@@ -46,7 +46,7 @@ def test_weights_gradients_and_optimizer_are_those_of_a_learner_that_trained(
     config = made.config(lora=lora)
     learner = Learner(config)
     learner.start()
-    row = Row(0, list(range(2, 40)), [False] + [True] * 37, [1.0] * 38, [-4.0] * 38, [0] * 38)
+    row = Row(0, list(range(2, 40)), [False] + [True] * 37, RLStream([1.0] * 38, [-4.0] * 38, [0] * 38))
     monkeypatch.setattr(learner.optimizer, "zero_grad", lambda **_: None)  # so that gradients can be counted
     learner.train([row])
     gradients = sum(p.grad.nbytes for p in learner.parameters.values() if p.grad is not None)
