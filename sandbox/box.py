@@ -100,6 +100,13 @@ def write_files(folder: int, files: tuple[tuple[str, int], ...], contents: int) 
             os.close(target)
 
 
+def write_links(folder: int, links: tuple[tuple[str, str], ...]) -> None:
+    for name, target in links:
+        parents, _, base = name.rpartition("/")
+        with _open_folder(folder, parents, create=True) as parent:
+            os.symlink(target, base, dir_fd=parent)
+
+
 def open_result(folder: int, name: str) -> tuple[int, int] | None:
     """A regular file that programs left, open, and its size; None if there is none. No link is followed."""
     parents, _, base = name.rpartition("/")

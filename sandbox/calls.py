@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from rlvr.sandbox.effects import AnyDone, Doing, Steps
+from rlvr.sandbox.headers import Headers
 from rlvr.sandbox.job import Limits, Program, Result, Status, Tier
 from rlvr.sandbox.languages import Language
 from rlvr.sandbox.link import Exchange, Server, ServerDied, ServerRefused
-from rlvr.sandbox.plan import Plan, check_call, compile_plan, run_plan
+from rlvr.sandbox.plan import Plan, check_call, check_installed, compile_plan, header_plan, includes, run_plan
 from rlvr.sandbox.pool import Pool, Slot, Slots
 from rlvr.sandbox.sealed import sealed
 from rlvr.sandbox.servers import Servers
@@ -26,13 +27,14 @@ Until = Callable[[Result], bool]
 
 
 class Calls:
-    def __init__(self, pool: Pool, servers: Servers, store: Store) -> None:
+    def __init__(self, pool: Pool, servers: Servers, store: Store, headers: Headers) -> None:
         self._pool = pool
         self._servers = servers
         self._store = store
+        self._headers = headers
 
     def run(self, program: Program, stdin: bytes, limits: Limits, collect: tuple[str, ...]) -> Steps[Result]:
-        language = check_call(program, limits, collect)
+        language = yield from self._checked(program, limits, collect)
         compiled = yield from self._compiled(program, language)
         if isinstance(compiled, Result):
             return compiled
@@ -41,7 +43,7 @@ class Calls:
     def run_tests(
         self, program: Program, stdins: Sequence[bytes], limits: Limits, until: Until | None
     ) -> Steps[list[Result]]:
-        language = check_call(program, limits, ())
+        language = yield from self._checked(program, limits, ())
         if not stdins:
             return []
         compiled = yield from self._compiled(program, language)
@@ -68,7 +70,7 @@ class Calls:
         with contextlib.ExitStack() as stack:
             plans: list[Plan | Result] = []
             for program in (judge, candidate):
-                language = check_call(program, limits, ())
+                language = yield from self._checked(program, limits, ())
                 compiled = yield from self._compiled(program, language)
                 if isinstance(compiled, Result):
                     plans.append(compiled)
@@ -84,6 +86,15 @@ class Calls:
             stack.enter_context(self._lease(slots))
             return (yield from self._joined(slots, first, second))
 
+    def _checked(self, program: Program, limits: Limits, collect: tuple[str, ...]) -> Steps[Language]:
+        """Raises ValueError for what can never be, or not on this machine."""
+        language = check_call(program, limits, collect)
+        tier = self._servers.tier
+        if tier is None:
+            tier = yield Doing(self._servers.find_tier)
+        check_installed(language, tier)
+        return language
+
     def _run_once(self, plan: Plan, stdin: bytes) -> Steps[Result]:
         with contextlib.ExitStack() as stack:
             stack.callback(plan.close)
@@ -98,7 +109,8 @@ class Calls:
         kept = self._store.get(program)
         if kept is not None:
             return kept
-        result = yield from self._run_once(compile_plan(program, language), b"")
+        header = yield from self._header(program, language)
+        result = yield from self._run_once(compile_plan(program, language, header), b"")
         if result.status is Status.SANDBOX_ERROR:
             return result
         if result.status is not Status.OK or language.artifact not in result.files:
@@ -106,6 +118,23 @@ class Calls:
             return replace(result, status=Status.COMPILE_ERROR, detail=detail, files={})
         self._store.put(program, result.files[language.artifact])
         return sealed(result.files[language.artifact])
+
+    def _header(self, program: Program, language: Language) -> Steps[int | None]:
+        """The language's compiled header, for programs that begin with it."""
+        header = language.header
+        if header is None or not includes(program, header):
+            return None
+        if self._headers.claim(language):
+            try:
+                result = yield from self._run_once(header_plan(language, header), b"")
+            except BaseException:
+                self._headers.give_up(language)
+                raise
+            if header.artifact in result.files:
+                self._headers.put(language, result.files[header.artifact])
+            elif result.status is Status.SANDBOX_ERROR:
+                self._headers.give_up(language)
+        return self._headers.get(language)
 
     def _attempts(self, talk: _Talk, stdin: bytes) -> Steps[Result]:
         """Run one program, on a second server if the first one dies."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlvr.sandbox.job import Tier
-from rlvr.sandbox.languages import PATH
+from rlvr.sandbox.tools import PATH
 from rlvr.sandbox.wire import Incoming, Order, Setup, pack, receive_frame
 
 _START_DEADLINE_S = 120.0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rlvr.sandbox.job import Limits, Program
-from rlvr.sandbox.languages import Language, Start, language_named
+from rlvr.sandbox.isolation import PROGRAM
+from rlvr.sandbox.job import MIB, Limits, Program, Tier
+from rlvr.sandbox.languages import INCLUDES, Header, Language, Start, language_named
 from rlvr.sandbox.link import ENVIRONMENT
 from rlvr.sandbox.sealed import sealed
 from rlvr.sandbox.wire import Job
+
+_HEADER_BYTES = 512 * MIB  # a compiled header may be large
 
 
 @dataclass(slots=True)
@@ -28,11 +31,6 @@ class Plan:
 def check_call(program: Program, limits: Limits, collect: tuple[str, ...]) -> Language:
     """Raises ValueError for what could never run."""
     language = language_named(program.language)
-    tool = language.missing()
-    if tool is not None:
-        raise ValueError(
-            f"{language.name} programs need {tool!r}, which is not installed (looked in {language.search})"
-        )
     for name in (*program.files, *collect):
         if not name or "\0" in name or name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
             raise ValueError(f"{name!r} cannot be a file in a program's folder: give a relative path without '..'")
@@ -49,11 +47,40 @@ def source_bytes(program: Program) -> bytes:
     return program.source.encode(errors="surrogatepass")
 
 
-def compile_plan(program: Program, language: Language) -> Plan:
+def check_installed(language: Language, tier: Tier) -> None:
+    """Raises ValueError where this machine has no such language, or not for programs of that tier."""
+    reason = language.missing(tier)
+    if reason is not None:
+        raise ValueError(f"{language.name} programs cannot be run here: {reason}")
+
+
+def compile_plan(program: Program, language: Language, header: int | None) -> Plan:
+    """`header` is the language's compiled one, for programs that include it, and is the plan's to close."""
     files = {language.source: source_bytes(program), **program.files}
-    limits = language.compile_limits
-    job = _command_job(language, language.compiler, limits, files, collect=(language.artifact,), keep=False)
+    command, limits = (*language.compiler, *language.linker()), language.compile_limits
+    job = _command_job(language, command, limits, files, collect=(language.artifact,), keep=False)
+    archive = sealed(*files.values())
+    if header is None or language.header is None:
+        return Plan(job, [archive])
+    link = (f"{INCLUDES}/{language.header.name}.gch", f"/proc/self/fd/{PROGRAM}")
+    return Plan(replace(job, has_program=True, links=(link,)), [header, archive])
+
+
+def header_plan(language: Language, header: Header) -> Plan:
+    """How to compile it."""
+    files = {"header.h": f"#include <{header.name}>\n".encode()}
+    limits = replace(language.compile_limits, wall_s=60.0, cpu_s=60.0, disk_bytes=_HEADER_BYTES)
+    job = _command_job(language, (*header.compiler, *files), limits, files, collect=(header.artifact,), keep=False)
     return Plan(job, [sealed(*files.values())])
+
+
+def includes(program: Program, header: Header) -> bool:
+    """Whether it is among what the program includes first: a compiler takes it compiled only there."""
+    for line in program.source.splitlines():
+        word = line.strip()
+        if word.startswith("#") and word[1:].lstrip().startswith("include"):
+            return word[1:].split("include", 1)[1].strip(' \t<>"') == header.name
+    return False
 
 
 def run_plan(
@@ -86,9 +113,10 @@ def _command_job(
     *,
     keep: bool,
 ) -> Job:
-    path = language.find(command[0])
-    assert path is not None, f"{command[0]} was there when the program was checked"
-    return _job(language, command, path, limits, files, collect, keep, has_program=False)
+    tool = language.find(command[0])
+    assert tool is not None, f"{command[0]} was there when the program was checked"
+    words = tuple(word.replace("{memory_bytes}", str(limits.memory_bytes)) for word in command)
+    return _job(language, words, tool.path, limits, files, collect, keep, has_program=False)
 
 
 def _job(
@@ -102,7 +130,8 @@ def _job(
     *,
     has_program: bool,
 ) -> Job:
-    environment = tuple(f"{name}={value}" for name, value in ENVIRONMENT.items())
+    path_folders = ":".join([ENVIRONMENT["PATH"], *(f"{folder}/bin" for folder in language.folders())])
+    environment = tuple(f"{name}={value}" for name, value in (ENVIRONMENT | {"PATH": path_folders}).items())
     return Job(
         arguments=arguments,
         path=path,
@@ -110,6 +139,7 @@ def _job(
         environment=(*environment, *language.environment),
         limits=limits,
         files=tuple((name, len(content)) for name, content in files.items()),
+        links=(),
         collect=collect,
         collect_bytes=limits.disk_bytes,
         has_program=has_program,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Programs, libraries and compilers as the distribution installs them, and what they need to find each other.
-_SYSTEM = (
+SYSTEM = (
     "/usr",
     "/bin",
     "/sbin",
@@ -49,7 +49,7 @@ class Root:
 
 def plan_root(readable: Iterable[str]) -> Root:
     """The system's folders, the interpreter's, and `readable` (host paths that must exist)."""
-    wanted = [path for path in map(Path, _SYSTEM) if path.exists()]
+    wanted = [path for path in map(Path, SYSTEM) if path.exists()]
     wanted += sorted(Path("/etc").glob(_JAVA_SETTINGS))
     wanted += [Path(sys.base_prefix), Path(sys.base_exec_prefix)]
     wanted += [Path(path).absolute() for path in readable]

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from rlvr.sandbox.calls import Calls, Until
 from rlvr.sandbox.effects import drive, drive_async
+from rlvr.sandbox.headers import Headers
 from rlvr.sandbox.job import Limits, Program, Result, Tier
 from rlvr.sandbox.pool import Pool
 from rlvr.sandbox.servers import Servers, tiers_down_to
@@ -30,8 +31,8 @@ class Sandbox:
     with any, programs may import all packages that are installed beside them. `readable`: host paths that programs
     may also read. `minimum_tier`: with less, SandboxUnavailable is raised. `only_tier`: that one and no other.
 
-    Nothing is started before the first call. Methods raise ValueError for a program or limits that cannot be, and
-    SandboxUnavailable; all that happens to a program is in its Result.
+    Nothing is started before the first call. Methods raise ValueError for a program or limits that cannot be, or a
+    language that this machine does not have, and SandboxUnavailable; all that happens to a program is in its Result.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class Sandbox:
         self._pool = Pool(slots or max(2, len(os.sched_getaffinity(0))))
         self._servers = Servers(preload=preload, readable=readable, tiers=tiers)
         self._store = Store()
-        self._calls = Calls(self._pool, self._servers, self._store)
+        self._headers = Headers()
+        self._calls = Calls(self._pool, self._servers, self._store, self._headers)
 
     @property
     def tier(self) -> Tier | None:
@@ -114,7 +116,7 @@ class Sandbox:
     ) -> tuple[Result, Result]:
         """Run two programs, each in a sandbox of its own, joined by a stream socket at descriptor 3 of each.
 
-        `limits` hold for each. When the judge has ended, a candidate that still runs is killed.
+        `limits` hold for each. A candidate that still runs 0.1 s after the judge has ended is killed.
         """
         return drive(self._calls.run_together(judge, candidate, limits))
 
@@ -130,7 +132,9 @@ class Sandbox:
     def close(self) -> None:
         """End all servers and the programs in them. Calls in hand and later ones raise RuntimeError."""
         self._pool.close()
+        self._servers.close()
         self._store.close()
+        self._headers.close()
 
     def __enter__(self) -> Sandbox:
         return self

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
+from rlvr.sandbox.isolation import HOME
 from rlvr.sandbox.job import SandboxUnavailable, Tier
+from rlvr.sandbox.languages import tool_folders
 from rlvr.sandbox.link import Server, ServerRefused
 from rlvr.sandbox.native import native_helper
 from rlvr.sandbox.wire import Setup
@@ -27,41 +28,65 @@ class Servers:
 
     def __init__(self, *, preload: tuple[str, ...], readable: tuple[str, ...], tiers: tuple[Tier, ...]) -> None:
         packages = tuple(_package_folders()) if preload else ()
+        if Tier.FULL in tiers:
+            for path in (*readable, *packages, sys.base_prefix):
+                _check_not_in_tmp(path)
         self._preload = preload
         self._readable = (*readable, *packages)
         self._search_path = packages
         self._tiers = tiers
         self._lock = threading.Lock()
         self._setup: Setup | None = None
+        self._spare: Server | None = None  # with which the tier was found
 
     @property
     def tier(self) -> Tier | None:
         return self._setup.tier if self._setup is not None else None
 
-    def start(self) -> Server:
-        """A warm server. Raises SandboxUnavailable, ServerDied."""
+    def find_tier(self) -> Tier:
+        """Raises SandboxUnavailable, ServerDied."""
         with self._lock:
             if self._setup is None:
-                return self._first()
-        return Server(self._setup)
+                self._setup, self._spare = self._first()
+            return self._setup.tier
 
-    def _first(self) -> Server:
-        setup = Setup(Tier.FULL, self._readable, self._preload, self._search_path, native_helper())
-        refusals = []
+    def start(self) -> Server:
+        """A warm server. Raises SandboxUnavailable, ServerDied, ServerRefused."""
+        self.find_tier()
+        with self._lock:
+            server, self._spare = self._spare, None
+            setup = self._setup
+        assert setup is not None
+        return server or Server(setup)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._spare is not None:
+                self._spare.kill()
+                self._spare = None
+
+    def _first(self) -> tuple[Setup, Server]:
+        native, refusals = native_helper(), []
         for tier in self._tiers:
-            setup = replace(setup, tier=tier)
+            readable = (*self._readable, *tool_folders(tier))
+            setup = Setup(tier, readable, self._preload, self._search_path, native)
             try:
-                server = Server(setup)
+                return setup, Server(setup)
             except ServerRefused as refusal:
                 refusals.append(f"{tier}: {refusal}")
-            else:
-                self._setup = setup
-                return server
         raise SandboxUnavailable(f"no sandbox on this machine. {'; '.join(refusals)}. {_ADVICE}")
 
 
 def tiers_down_to(minimum: Tier) -> tuple[Tier, ...]:
     return _TIERS[: _TIERS.index(minimum) + 1]
+
+
+def _check_not_in_tmp(path: str) -> None:
+    if Path(path).resolve().is_relative_to(HOME):
+        raise ValueError(
+            f"{path} lies in {HOME}, and in the full tier each program has a {HOME} of its own: put it elsewhere, or "
+            "do without namespaces (only_tier=Tier.LANDLOCK)"
+        )
 
 
 def _package_folders() -> list[str]:

@@ -11,17 +11,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlvr.sandbox.box import Box, HostFolder, open_result, write_files
+from rlvr.sandbox.box import Box, HostFolder, open_result, write_files, write_links
 from rlvr.sandbox.enclosure import Enclosure
 from rlvr.sandbox.executor import REPORT_BYTES, Report, ReportKind
 from rlvr.sandbox.isolation import PROGRAM
 from rlvr.sandbox.job import Limits, Status
 from rlvr.sandbox.processes import Usage, usage_beneath
 from rlvr.sandbox.python_program import PythonProgram
-from rlvr.sandbox.verdict import Seen, judge
+from rlvr.sandbox.verdict import Seen, judge, last_words
 from rlvr.sandbox.wire import Ending, Job
 
 _WATCH_EVERY_S = 0.02
+_LAST_MOMENT_S = 0.1  # for a program to end by itself after the one that it was joined to has
 _PIPE_READ = 1 << 16
 _STACK_BYTES = 8 << 20  # which the limit on a process's memory does not count, and so must not be counted here
 
@@ -199,6 +200,7 @@ class Session:
         self._box = self._enclosure.open_box(self._job.limits)
         if self._files:
             write_files(self._box.descriptor, self._job.files, self._files[0])
+        write_links(self._box.descriptor, self._job.links)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._init = self._enclosure.start(self._job, self._box, theirs.fileno())
         if self._init == 0:
@@ -224,8 +226,8 @@ class Session:
         return f"; its step {report.step} failed: {os.strerror(report.value)}"
 
     def _ending(self, report: Report, watch: _Watch, wall_s: float, stdout: Capture, stderr: Capture) -> Ending:
-        with stderr.content() as tail:
-            words = bytes(tail[-2000:])
+        with stderr.content() as content:
+            words = last_words(content)
         peak = max(report.peak_memory_bytes, watch.peak.memory_bytes)
         cpu_s = max(report.cpu_s, watch.peak.cpu_s)
         seen = Seen(watch.stopped, report.value, words, cpu_s, peak, watch.peak.processes)
@@ -280,12 +282,12 @@ class _Watch:
             self._client.process,
         ):
             poll.register(descriptor, select.POLLIN)
-        deadline = started + self._limits.wall_s
+        deadline, late = started + self._limits.wall_s, Status.TIMEOUT
         look = started + _WATCH_EVERY_S
         while self.stopped is None:
             now = time.monotonic()
             if now >= deadline:
-                return self._stop(Status.TIMEOUT, f"it ran for longer than {self._limits.wall_s:g} s")
+                return self._stop(late, self._late(late))
             if now >= look:
                 self._look()
                 looked = time.monotonic()
@@ -301,16 +303,18 @@ class _Watch:
                     data = self._control.recv(REPORT_BYTES)
                     self.report = Report.unpack(data) if data else None
                     return None
-                elif descriptor == self._client.process:
+                elif descriptor == self._client.process or not self._client.connection.recv(1, socket.MSG_PEEK):
                     raise ClientGone
                 else:
-                    self._hear_client()
+                    poll.unregister(descriptor)
+                    if now + _LAST_MOMENT_S < deadline:
+                        deadline, late = now + _LAST_MOMENT_S, Status.KILLED
         return None
 
-    def _hear_client(self) -> None:
-        if not self._client.connection.recv(1, socket.MSG_PEEK):
-            raise ClientGone
-        self._stop(Status.KILLED, "the program that it was joined to had ended")
+    def _late(self, status: Status) -> str:
+        if status is Status.TIMEOUT:
+            return f"it ran for longer than {self._limits.wall_s:g} s"
+        return "the program that it was joined to had ended"
 
     def _look(self) -> None:
         limits, usage = self._limits, usage_beneath(self._init)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rlvr.sandbox.job import Limits, Status
 
-_TAIL_BYTES = 2000  # of stderr, where runtimes say what they died of
+_HEAD_BYTES, _TAIL_BYTES = 500, 2000  # of stderr, where runtimes say what they died of
 _NEARLY = 0.9
 
 # How runtimes say that the kernel refused them something, at their end. A program can write these words itself, and
@@ -36,10 +36,15 @@ class Seen:
 
     stopped: Status | None
     wait_status: int
-    stderr: bytes
+    last_words: bytes  # see there
     cpu_s: float
     peak_memory_bytes: int
     peak_processes: int
+
+
+def last_words(stderr: memoryview) -> bytes:
+    """What a runtime says at its end: a long trace may follow it, or it may follow a long trace."""
+    return bytes(stderr[:_HEAD_BYTES]) + b"\n" + bytes(stderr[-_TAIL_BYTES:])
 
 
 def judge(seen: Seen, limits: Limits) -> Status:
@@ -65,8 +70,7 @@ def _by_signal(number: int, seen: Seen, limits: Limits) -> Status:
 
 
 def _by_words(seen: Seen) -> Status | None:
-    tail = seen.stderr[-_TAIL_BYTES:]
-    return next((status for status, words in _WORDS.items() if words.search(tail)), None)
+    return next((status for status, words in _WORDS.items() if words.search(seen.last_words)), None)
 
 
 def _by_measure(seen: Seen, limits: Limits) -> Status | None:

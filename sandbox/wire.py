@@ -32,8 +32,9 @@ class Setup:
 class Job:
     """One sandbox: its files, and how to start the programs in it. The contents come as descriptors.
 
-    With the frame come: stdin of the first program; a link to another sandbox if `has_link`; the binary or the
-    files with the Python source if `has_program`; the files' contents, one after the other, if there are `files`.
+    With the frame come: stdin of the first program; a link to another sandbox if `has_link`; the binary, the files
+    with the Python source, or a compiler's header, if `has_program`; the files' contents, one after the other, if
+    there are `files`.
     """
 
     arguments: tuple[str, ...]
@@ -42,6 +43,7 @@ class Job:
     environment: tuple[str, ...]
     limits: Limits
     files: tuple[tuple[str, int], ...]  # name and size; a Python source comes first
+    links: tuple[tuple[str, str], ...]  # name, and where it leads
     collect: tuple[str, ...]
     collect_bytes: int
     has_program: bool
@@ -86,7 +88,8 @@ def _plain(message: Any) -> dict[str, Any]:
 
 def unpack_job(head: dict[str, Any]) -> Job:
     head["limits"] = Limits(**head["limits"])
-    head["files"] = tuple((name, size) for name, size in head["files"])
+    for name in ("files", "links"):
+        head[name] = tuple((first, second) for first, second in head[name])
     for name in ("arguments", "environment", "collect"):
         head[name] = tuple(head[name])
     return Job(**head)

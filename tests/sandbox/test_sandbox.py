@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -134,10 +135,10 @@ JOINED = "import socket\nlink = socket.socket(fileno=3)\nlines = link.makefile('
 
 
 def test_two_programs_talk_over_descriptor_3(each_tier: Sandbox) -> None:
-    judge = JOINED + "print(7, file=lines, flush=True)\nprint('judge heard', lines.readline().strip())"
+    judge = JOINED + "print(7, file=lines, flush=True)\nprint('judge heard', lines.readline().strip(), lines.read())"
     candidate = JOINED + "print(int(lines.readline()) ** 2, file=lines, flush=True)\nprint('done')"
     of_judge, of_candidate = each_tier.run_together(Program(judge), Program(candidate))
-    assert (of_judge.stdout, of_candidate.stdout) == (b"judge heard 49\n", b"done\n")
+    assert (of_judge.stdout, of_candidate.stdout) == (b"judge heard 49 \n", b"done\n")
     assert of_judge.status is of_candidate.status is Status.OK
 
 
@@ -254,6 +255,17 @@ def test_less_than_the_minimum_tier_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(servers, "Server", refuse)
     with Sandbox(slots=1) as nowhere, pytest.raises(SandboxUnavailable, match=r"full: unshare.*landlock: .*max_user"):
         nowhere.run(Program("pass"))
+
+
+def test_what_lies_in_tmp_cannot_be_readable_where_programs_have_their_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="of its own"):
+        Sandbox(readable=(str(tmp_path),))
+    (tmp_path / "word").write_text("open")
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        parent.chmod(parent.stat().st_mode | 0o001)
+    with Sandbox(slots=1, readable=(str(tmp_path),), only_tier=Tier.LANDLOCK) as landlock:
+        assert landlock.run(Program(f"print(open({str(tmp_path / 'word')!r}).read())")).stdout == b"open\n"
 
 
 def test_without_isolation_only_by_name() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.sandbox import Limits, Program, Result, Sandbox, SandboxUnavailable, Status
+from rlvr.sandbox import Limits, Program, Result, Sandbox, SandboxUnavailable, Status, Tier
 
 SECRET = "EXPECTED" + "-OUTPUT-" + "31337"
 
@@ -61,7 +61,10 @@ def test_a_package_that_starts_threads_is_not_preloaded(tmp_path: Path, monkeypa
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
     )
     monkeypatch.syspath_prepend(str(packages))
-    with Sandbox(slots=1, preload=("threaded",)) as wrong, pytest.raises(SandboxUnavailable, match="1 thread"):
+    with (
+        Sandbox(slots=1, preload=("threaded",), only_tier=Tier.LANDLOCK) as wrong,
+        pytest.raises(SandboxUnavailable, match="1 thread"),
+    ):
         wrong.run(Program("pass"))
 
 
@@ -197,7 +200,7 @@ def test_bubblewrap_and_this_sandbox_refuse_the_same(sandbox: Sandbox) -> None:
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
     probes = "cat /etc/shadow; mount -t tmpfs none /mnt; hostname other; kill -0 1; ls /home"
-    box = ["bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"]
+    box = ["bwrap", "--unshare-all", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"]
     box += ["--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc"]
     for probe in probes.split("; "):
         theirs = subprocess.run([*box, "bash", "-c", probe], capture_output=True, check=False).returncode
