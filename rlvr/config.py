@@ -206,16 +206,34 @@ class AlgorithmConfig(Section):
     drop_truncated: bool | None = Field(None, description="leave truncated answers out of the loss")
 
 
+class OptimizerName(StrEnum):
+    """What turns a gradient into an update."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+    ADAMW_8BIT = "adamw_8bit"
+
+    @property
+    def is_muon(self) -> bool:
+        """Whether whole matrices are updated, which an adapter's factors are not."""
+        return self is OptimizerName.MUON
+
+
 class LearnerConfig(Section):
     """The optimizer and how a batch is cut."""
 
+    optimizer: OptimizerName = Field(
+        OptimizerName.ADAMW,
+        description="muon: orthogonal updates of matrices, AdamW for the rest, at the rates of adamw; "
+        "adamw_8bit: moments of a byte, by bitsandbytes, on a GPU",
+    )
     learning_rate: float = Field(1e-6, gt=0, lt=1, description="peak, after warm-up")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after warm-up")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.95), description="of AdamW; 0.95 forgets faster, as RL gradients move"
     )
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW, on matrices only")
+    weight_decay: float = Field(0.0, ge=0, description="on matrices only")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
     updates_per_step: int = Field(
         1, ge=1, le=64, description="optimizer updates per batch, each on a share of its groups"
@@ -333,6 +351,11 @@ class Config(Section):
             )
         if self.model.lora.publish == "adapter" and self.model.lora.rank == 0:
             raise ValueError("model.lora.publish=adapter needs an adapter: set model.lora.rank above 0")
+        if self.model.lora.rank > 0 and self.learner.optimizer.is_muon:
+            raise ValueError(
+                f"learner.optimizer={self.learner.optimizer} updates whole matrices, and model.lora.rank="
+                f"{self.model.lora.rank} trains two factors in place of each: set learner.optimizer=adamw"
+            )
         if self.learner.updates_per_step > self.rollout.groups_per_step:
             raise ValueError(
                 f"learner.updates_per_step={self.learner.updates_per_step} is more than "

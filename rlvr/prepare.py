@@ -17,7 +17,7 @@ from rlvr import plugins
 from rlvr.architecture.catalog import ModelNotFound, find_model
 from rlvr.architecture.facts import UnknownArchitecture
 from rlvr.checkpoint import Checkpoint, latest_checkpoint
-from rlvr.config import Config, Engine, EnvConfig, RewardSpec
+from rlvr.config import Config, Engine, EnvConfig, OptimizerName, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
 from rlvr.plan.accelerators import machine_memory, swap_space
@@ -92,6 +92,7 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     errors of the parts, which say more.
     """
     _check_engine(config)
+    _check_optimizer(config)
     tokenizer = load_tokenizer(config.model.name)
     tasks = load_tasks(config.data, tokenizer)
     held_out = load_tasks(config.evaluation.data, tokenizer) if config.evaluation.data else None
@@ -142,7 +143,7 @@ def refuse_what_cannot_fit(config: Config) -> None:
     Nothing is refused that might work: not on a cluster that is joined, whose machines are not known here, and not
     for a model whose config is elsewhere or cannot be counted.
     """
-    if config.cluster.backend == "ray" and config.cluster.address != "local":
+    if not _runs_here(config):
         return
     try:
         model = find_model(config.model.name, ask_hub=False)
@@ -151,6 +152,11 @@ def refuse_what_cannot_fit(config: Config) -> None:
     reason = shortfall(config, model.architecture, this_machine())
     if reason is not None:
         raise PreparationError(reason)
+
+
+def _runs_here(config: Config) -> bool:
+    """Whether all roles run on this machine. Of a cluster that is joined, nothing is known here."""
+    return config.cluster.backend == "local" or config.cluster.address == "local"
 
 
 def this_machine() -> Machine:
@@ -263,6 +269,18 @@ def open_run(config: Config, *, resume: bool) -> tuple[RunFolder, Checkpoint | N
     refuse_used(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     return folder, None
+
+
+def _check_optimizer(config: Config) -> None:
+    if config.learner.optimizer is OptimizerName.ADAMW_8BIT and _runs_here(config):
+        import torch
+
+        from rlvr.learn.optimizer import why_no_adamw_8bit
+
+        has_gpu = config.learner.device != "cpu" and torch.cuda.is_available()
+        reason = why_no_adamw_8bit(torch.device("cuda" if has_gpu else "cpu"))
+        if reason is not None:
+            raise PreparationError(reason)
 
 
 def _check_engine(config: Config) -> None:

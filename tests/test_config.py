@@ -148,6 +148,7 @@ def test_all_faults_are_told_at_once() -> None:
         (["sampling.top_p=0.9"], ["sampling.top_p", "cannot reproduce"]),
         (["sampling.top_k=50"], ["sampling.top_k", "cannot reproduce"]),
         (["model.lora.publish=adapter"], ["model.lora.publish=adapter", "model.lora.rank"]),
+        (["learner.optimizer=muon", "model.lora.rank=4"], ["learner.optimizer=adamw", "model.lora.rank=4"]),
         (["learner.updates_per_step=4", "rollout.groups_per_step=2"], ["learner.updates_per_step=4"]),
         (["cluster.backend=local", "generator.count=2"], ["generator.count=1", "cluster.backend=ray"]),
         (["sampling.max_new_tokens=9000"], ["learner.token_budget=8192", "= 10024 tokens", "raise it to 10024"]),

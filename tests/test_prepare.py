@@ -134,6 +134,15 @@ def test_an_engine_that_is_not_installed_is_told_with_how_to_install_it(
         prepare(make_config("generator.engine=vllm"))
 
 
+def test_an_optimizer_that_is_not_installed_is_told_where_the_learner_runs_here(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PreparationError, match="pip install bitsandbytes"):
+        prepare(make_config("learner.optimizer=adamw_8bit"))
+    prepare(make_config("learner.optimizer=adamw_8bit", "cluster.address=ray://elsewhere:10001"))
+
+
 # -------------------------------------------------------------------- parts
 
 

@@ -133,6 +133,22 @@ def attention_matrices(attention: Attention, hidden: int) -> list[Matrix]:
     ]
 
 
+def matrix_parameters(architecture: Architecture) -> int:
+    """Weights of linear layers and experts: all but embeddings, head, routers, norms, biases and indexers."""
+
+    def of_layer(layer: Layer) -> int:
+        matrices = [
+            *attention_matrices(layer.attention, architecture.hidden),
+            *mlp_matrices(layer.mlp, architecture.hidden),
+        ]
+        plain = sum(matrix.inputs * matrix.outputs for matrix in matrices)
+        if isinstance(layer.mlp, MixtureOfExperts):
+            plain += layer.mlp.experts * expert_parameters(layer.mlp, architecture.hidden)
+        return plain
+
+    return sum(number * of_layer(layer) for layer, number in architecture.kinds())
+
+
 def indexer_of(attention: Attention) -> Indexer | None:
     """The indexer that a layer has of its own."""
     if isinstance(attention, GroupedQueryAttention) or attention.selection is None:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from rlvr.demo.muon import Muon
 from rlvr.demo.problems import Problem, Split, problems, weak_trace
 from rlvr.demo.tokenizer import LONGEST_SEQUENCE, VOCABULARY_SIZE
+from rlvr.learn.muon import Muon
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.loss import view_of
 from rlvr.learn.model import PolicyModel
 from rlvr.learn.objective import Objective, ObjectiveSums, objective_of
-from rlvr.learn.optimizer import adamw, learning_rate, set_learning_rate
+from rlvr.learn.optimizer import learning_rate, optimizer_for
 from rlvr.learn.packing import pack
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.reference import Reference
@@ -68,7 +68,7 @@ class Learner:
         checked = check(self.model, self.config.seed)
         self.reference = Reference(self.config, self.model) if self.algorithm.needs_reference else None
         self.parameters = self.model.trainable()
-        self.optimizer = adamw(list(self.parameters.values()), self.config.learner)
+        self.optimizer = optimizer_for(self.parameters, self.model.network, self.config.learner)
         return LearnerInfo(
             model=self.config.model.name,
             parameters=sum(p.numel() for p in self.model.network.parameters()),
@@ -105,7 +105,7 @@ class Learner:
                 batch.skipped.append(f"the gradient's norm is {norm}")
                 fates.fill_(TokenFate.SKIPPED)
             batch.fates |= _by_trajectory(rl_rows(share), fates)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
         if not shares:
             batch.skipped.append("no row has a token to train")
         self.version += len(batch.norms) > 0
@@ -142,8 +142,7 @@ class Learner:
         return fates
 
     def _update(self, rate: float) -> None:
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        self.optimizer.step(rate)
         self.updates += 1
 
     def _proximal_logprobs(self, shares: list[list[Row]]) -> list[Tensor | None]:

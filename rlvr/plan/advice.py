@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rlvr.architecture.facts import Architecture
-from rlvr.config import Config
+from rlvr.config import Config, OptimizerName
 from rlvr.plan.accelerators import Accelerator
 from rlvr.plan.estimate import Estimate, Split, configured_split, estimate, gib
 from rlvr.plan.workload import Workload
@@ -61,7 +61,7 @@ class Advisor:
 
     def _for_learner(self) -> Iterator[Change]:
         found = list(self._first_that_fits(self.config, ""))
-        adapted, words = with_adapters(self.config), f"model.lora.rank={LORA_RANK}"
+        adapted, words = with_adapters(self.config), adapter_words(self.config)
         if self.config.model.lora.rank == 0:
             found += self._first_that_fits(adapted, words)
         if not self.machine.is_cpu:
@@ -162,9 +162,20 @@ class Advisor:
 
 
 def with_adapters(config: Config) -> Config:
-    """The config with adapters instead of full training."""
+    """The config with adapters instead of full training, which Muon does not take."""
     lora = config.model.lora.model_copy(update={"rank": LORA_RANK})
-    return config.model_copy(update={"model": config.model.model_copy(update={"lora": lora})})
+    optimizer = OptimizerName.ADAMW if config.learner.optimizer.is_muon else config.learner.optimizer
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"lora": lora}),
+            "learner": config.learner.model_copy(update={"optimizer": optimizer}),
+        }
+    )
+
+
+def adapter_words(config: Config) -> str:
+    """The settings that `with_adapters` changes."""
+    return f"model.lora.rank={LORA_RANK}" + (" learner.optimizer=adamw" if config.learner.optimizer.is_muon else "")
 
 
 def _learner_of(tried: Estimate) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlvr.architecture.cost import kv_bytes
 from rlvr.architecture.facts import Architecture, GroupedQueryAttention
-from rlvr.architecture.parameters import count, expert_parameters, indexer_parameters, layer_parameters
-from rlvr.config import Config
+from rlvr.architecture.parameters import (
+    count,
+    expert_parameters,
+    indexer_parameters,
+    layer_parameters,
+    matrix_parameters,
+)
+from rlvr.config import Config, OptimizerName
 from rlvr.plan.accelerators import GIB
 from rlvr.plan.activations import (
     Pass,
@@ -19,7 +25,7 @@ from rlvr.plan.activations import (
 from rlvr.plan.adapters import adapted_layers, adapter_parameters
 from rlvr.plan.workload import Workload, generator_element, largest_pass
 
-WIDE = 4  # bytes of a float32, which masters, gradients, both moments of AdamW and all logits are
+WIDE = 4  # bytes of a float32, which masters, gradients, momenta and all logits are
 
 # Assumed: the CUDA context and what the allocator cannot use; what vLLM takes besides weights and cache.
 LEARNER_RESERVE = int(1.5 * GIB)
@@ -57,10 +63,23 @@ def trainable_parameters(config: Config, architecture: Architecture) -> int:
 
 
 def held_bytes(config: Config, architecture: Architecture) -> int:
-    """What a learner holds whatever it computes: masters, gradients, and AdamW's two moments."""
+    """What a learner holds whatever it computes: masters, gradients, and the optimizer's state."""
     trainable = trainable_parameters(config, architecture)
     adapters = trainable if config.model.lora.rank > 0 else 0
-    return WIDE * (count(architecture).total + adapters) + 3 * WIDE * trainable
+    return WIDE * (count(architecture).total + adapters + trainable) + optimizer_state(config, architecture).bytes
+
+
+def optimizer_state(config: Config, architecture: Architecture) -> Part:
+    """What the optimizer keeps of each trainable parameter."""
+    trainable = trainable_parameters(config, architecture)
+    match config.learner.optimizer:
+        case OptimizerName.ADAMW:
+            return Part("AdamW", 2 * WIDE * trainable, "two moments, float32")
+        case OptimizerName.ADAMW_8BIT:
+            return Part("AdamW", 2 * trainable, "two moments, a byte each")
+        case OptimizerName.MUON:
+            rest = trainable - matrix_parameters(architecture)
+            return Part("Muon, AdamW", WIDE * (trainable + rest), "momentum of matrices, two moments of the rest")
 
 
 def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpus: int = 1) -> Memory:
@@ -70,10 +89,11 @@ def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpu
     trainable = trainable_parameters(config, architecture)
     checkpointed = config.learner.gradient_checkpointing
     weights = WIDE * (count(architecture).total + (trainable if lora else 0))
+    state = optimizer_state(config, architecture)
     parts = [
         Part("weights", weights // gpus, "float32 masters"),
         Part("gradients", WIDE * trainable // gpus, "float32"),
-        Part("AdamW", 2 * WIDE * trainable // gpus, "two moments, float32"),
+        replace(state, bytes=state.bytes // gpus),
     ]
     if gpus > 1:
         parts.append(Part("gathered layers", _gathered_bytes(architecture, run.element), "two of the largest, whole"))

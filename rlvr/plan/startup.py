@@ -1,6 +1,6 @@
 """Whether this machine can hold a run at all: the one thing that is refused before anything is loaded.
 
-Only what is certain counts: masters, gradients and AdamW's moments of the learner, and the generators' weights.
+Only what is certain counts: masters, gradients and optimizer of the learner, and the generators' weights.
 Activations, caches and processes come on top, so a run that passes may still not fit; `rlvr plan` says more.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rlvr.architecture.facts import Architecture
 from rlvr.architecture.parameters import count
 from rlvr.config import Config
-from rlvr.plan.advice import with_adapters
+from rlvr.plan.advice import adapter_words, with_adapters
 from rlvr.plan.estimate import LEARNER_GPUS_TODAY, gib
 from rlvr.plan.memory import held_bytes
 from rlvr.plan.workload import generator_element
@@ -49,5 +49,5 @@ def shortfall(config: Config, architecture: Architecture, machine: Machine) -> s
 def _remedy(config: Config, architecture: Architecture, machine: Machine) -> str:
     adapted = with_adapters(config)
     if config.model.lora.rank == 0 and shortfall(adapted, architecture, machine) is None:
-        return f"set model.lora.rank={adapted.model.lora.rank} to train adapters, or take a smaller model"
+        return f"set {adapter_words(config)} to train adapters, or take a smaller model"
     return "take a smaller model, or a machine with more memory"

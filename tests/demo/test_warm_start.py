@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from rlvr.demo.muon import Muon, orthogonalize
 from rlvr.demo.tokenizer import build_tokenizer
 from rlvr.demo.warm_start import WarmStart, continuation_logits, new_model, train, tree_batch
 
@@ -58,35 +57,3 @@ def test_new_models_depend_on_the_seed_alone(tokenizer: PreTrainedTokenizerFast)
 
     assert torch.equal(embedding(1), embedding(1))
     assert not torch.equal(embedding(1), embedding(2))
-
-
-@pytest.mark.parametrize("shape", [(12, 12), (8, 20), (20, 8)])
-def test_orthogonalize_keeps_directions_and_levels_lengths(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    inner = u.mT @ orthogonalize(matrix) @ vh.mT  # diagonal when the singular vectors are kept
-    lengths = inner.diagonal(dim1=-2, dim2=-1)
-    torch.testing.assert_close(inner, torch.diag_embed(lengths), atol=1e-9, rtol=0)
-    # The smallest singular values of a square random matrix are not lifted all the way in five rounds.
-    assert lengths.median() > 0.65 and lengths.max() < 1.25 and lengths.min() > 0
-
-
-def test_muon_steps_as_the_one_in_torch() -> None:
-    """Equal within what bfloat16 rounds away in torch's."""
-    start = torch.randn(24, 48, generator=torch.Generator().manual_seed(1))
-    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    mine = Muon([ours], lr=0.1)
-    reference = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    noise = torch.Generator().manual_seed(2)
-    for _ in range(5):
-        gradient = torch.randn(24, 48, generator=noise)
-        for parameter, optimizer in ((ours, mine), (theirs, reference)):
-            parameter.grad = gradient.clone()
-            optimizer.step()
-    moved = theirs.detach() - start
-    assert (ours.detach() - theirs.detach()).norm() < 0.02 * moved.norm()
-
-
-def test_muon_refuses_vectors() -> None:
-    with pytest.raises(ValueError, match=r"matrices only.*\(5,\)"):
-        Muon([torch.nn.Parameter(torch.zeros(5))], lr=0.1)

@@ -370,10 +370,15 @@ def test_bfloat16_trains_near_float32_and_publishes_its_own_dtype(config: MakeCo
 # ---------------------------------------------------------------------- versions, folders, checkpoints
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_resume_is_bit_for_bit(config: MakeConfig, tmp_path: Path, lora: bool) -> None:
+@pytest.mark.parametrize(
+    ("family", "lora", "optimizer"),
+    [("qwen3", False, "adamw"), ("qwen3", True, "adamw"), ("olmoe", False, "muon")],
+)
+def test_resume_is_bit_for_bit(config: MakeConfig, tmp_path: Path, family: str, lora: bool, optimizer: str) -> None:
     settings = config(
-        model=LORA if lora else {}, learner={"updates_per_step": 2, "schedule": "cosine", "warmup_steps": 3}
+        family,
+        model=LORA if lora else {},
+        learner={"updates_per_step": 2, "schedule": "cosine", "warmup_steps": 3, "optimizer": optimizer},
     )
 
     def untimed(report: LearnerReport) -> LearnerReport:
@@ -399,6 +404,12 @@ def test_resume_is_bit_for_bit(config: MakeConfig, tmp_path: Path, lora: bool) -
 def test_a_checkpoint_of_another_model_is_refused(config: MakeConfig, tmp_path: Path) -> None:
     started(config("llama", model=LORA)).save(tmp_path)
     with pytest.raises(ValueError, match="is of another model"):
+        started(config("llama")).load(tmp_path)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(config: MakeConfig, tmp_path: Path) -> None:
+    started(config("llama", learner={"optimizer": "muon"})).save(tmp_path)
+    with pytest.raises(ValueError, match=r"learner.optimizer"):
         started(config("llama")).load(tmp_path)
 
 

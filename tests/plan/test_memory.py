@@ -38,25 +38,27 @@ def parts(config: Config, architecture: Architecture, *, gpu: bool, gpus: int = 
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "qwen3_moe", "deepseek_v3"])
-@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize(
+    ("lora", "optimizer", "state"), [(0, "adamw", "AdamW"), (4, "adamw", "AdamW"), (0, "muon", "Muon, AdamW")]
+)
 def test_weights_gradients_and_optimizer_are_those_of_a_learner_that_trained(
-    tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch, family: str, lora: int
+    tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch, family: str, lora: int, optimizer: str, state: str
 ) -> None:
     made = tiny(family)
-    config = made.config(lora=lora)
+    config = made.config(lora=lora, optimizer=optimizer)
     learner = Learner(config)
     learner.start()
     row = Row(0, list(range(2, 40)), [False] + [True] * 37, RLStream([1.0] * 38, [-4.0] * 38, [0] * 38))
-    monkeypatch.setattr(learner.optimizer, "zero_grad", lambda **_: None)  # so that gradients can be counted
+    monkeypatch.setattr(learner.optimizer, "zero_grad", lambda: None)  # so that gradients can be counted
     learner.train([row])
     gradients = sum(p.grad.nbytes for p in learner.parameters.values() if p.grad is not None)
-    states = learner.optimizer.state.values()
-    moments = sum(tensor.nbytes for state in states for name, tensor in state.items() if name != "step")
+    states = [kept for part in learner.optimizer.parts for kept in part.state.values()]
+    moments = sum(tensor.nbytes for kept in states for name, tensor in kept.items() if name != "step")
     weights = sum(parameter.nbytes for parameter in learner.model.network.parameters())
     expected = parts(config, made.architecture, gpu=False)
     assert expected["weights"] == weights
     assert expected["gradients"] == gradients
-    assert expected["AdamW"] == moments
+    assert expected[state] == moments
     assert held_bytes(config, made.architecture) == weights + gradients + moments
 
 
