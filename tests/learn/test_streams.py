@@ -187,7 +187,7 @@ def reinforce(config: MakeConfig, **learner: Any) -> Learner:
 def gradient_of_step(learner: Learner, rows: list[Row], weights: LossWeights) -> tuple[float, Tensor]:
     """The loss of a step, and its gradient as the parameters have it before the update."""
     seen = []
-    learner.optimizer.register_step_pre_hook(
+    learner.optimizer.parts[0].register_step_pre_hook(
         lambda *_: seen.append(torch.cat([p.grad.flatten() for p in learner.parameters.values() if p.grad is not None]))
     )
     report = learner.train(rows, weights)
