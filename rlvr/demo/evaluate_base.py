@@ -95,7 +95,9 @@ def _answer(
     batch: Sequence[Problem],
     generation: GenerationConfig,
 ) -> _Answers:
-    prompts = tokenizer.pad({"input_ids": encode_prompts(tokenizer, batch)}, return_tensors="pt")
+    prompts = tokenizer.pad(
+        {"input_ids": encode_prompts(tokenizer, [problem.prompt for problem in batch])}, return_tensors="pt"
+    )
     output = model.generate(**prompts, generation_config=generation)
     new_ids = output.sequences[:, prompts["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)

@@ -106,7 +106,11 @@ def problems(split: Split, seed: int) -> Iterator[Problem]:
 
 def rows(split: Split, count: int, seed: int) -> list[dict[str, str]]:
     """The first `count` problems as dataset rows: `{"question": ..., "answer": "7"}`."""
-    return [{"question": p.prompt, "answer": p.answer} for p in islice(problems(split, seed), count)]
+    return [row(p) for p in islice(problems(split, seed), count)]
+
+
+def row(problem: Problem) -> dict[str, str]:
+    return {"question": problem.prompt, "answer": problem.answer}
 
 
 def write_jsonl(path: Path | str, split: Split, count: int, seed: int) -> None:

@@ -6,13 +6,15 @@ alphabet is the 256 bytes, so any other text can be encoded too, at about two ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlvr.demo.problems import Split, oracle_trace, problems
+from rlvr.demo.problems import Split
+from rlvr.demo.subjects import MATH, Subject
 
 VOCABULARY_SIZE = 512
 LONGEST_SEQUENCE = 2048  # tokens; room for a GSM8K question in this small vocabulary, and its answer
@@ -49,8 +51,8 @@ there were only a few of these left for all the people who came. What percent of
 ENGLISH_REPEATS = 40  # weighs the page against the problems, whose every word should be one token
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Learn the tokenizer. The same on every call: it takes no seed."""
+def build_tokenizer(subjects: Sequence[Subject[Any]] = (MATH,)) -> PreTrainedTokenizerFast:
+    """Learn the tokenizer of these subjects. The same on every call: it takes no seed."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -65,7 +67,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_corpus(), trainer)
+    bpe.train_from_iterator(_corpus(subjects), trainer)
     bpe.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -80,11 +82,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _corpus() -> Iterator[str]:
+def _corpus(subjects: Sequence[Subject[Any]]) -> Iterator[str]:
     """What merges are learned from. The tags are tokens anyway: no merge shall be spent on `think`."""
-    for problem in islice(problems(Split.TRAIN, seed=0), PROBLEMS_IN_CORPUS):
-        yield "user\n" + problem.prompt
-        yield "assistant\n" + _without_tags(oracle_trace(problem))
+    for subject in subjects:
+        for problem in islice(subject.problems(Split.TRAIN, 0), PROBLEMS_IN_CORPUS):
+            yield "user\n" + problem.prompt
+            yield "assistant\n" + _without_tags(subject.oracle_trace(problem))
     for _ in range(ENGLISH_REPEATS):
         yield "system\n" + SCHOOL_ENGLISH
 

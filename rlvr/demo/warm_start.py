@@ -10,14 +10,16 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from rlvr.demo.problems import Problem, Split, problems, weak_trace
+from rlvr.demo.problems import Split
+from rlvr.demo.subjects import MATH, Subject
 from rlvr.demo.tokenizer import LONGEST_SEQUENCE, VOCABULARY_SIZE
 from rlvr.learn.muon import Muon
 
@@ -31,6 +33,7 @@ class WarmStart:
     """
 
     cpu_seconds: float = 600.0
+    subjects: tuple[Subject[Any], ...] = (MATH,)
     seed: int = 0
     prompts_per_step: int = 8
     traces_per_prompt: int = 4
@@ -174,12 +177,12 @@ BATCHES_SORTED_TOGETHER = 8  # rows of similar length share a batch, so that lit
 
 def _batches(tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterator[TreeBatch]:
     rng = random.Random(settings.seed)
-    source = problems(Split.TRAIN, settings.seed)
+    sources = [(subject, subject.problems(Split.TRAIN, settings.seed)) for subject in settings.subjects]
     size = settings.prompts_per_step
-    while True:
+    for subject, source in cycle(sources):
         pool = list(islice(source, size * BATCHES_SORTED_TOGETHER))
-        prompts = encode_prompts(tokenizer, pool)
-        traces = [[weak_trace(p, rng) for _ in range(settings.traces_per_prompt)] for p in pool]
+        prompts = encode_prompts(tokenizer, [problem.prompt for problem in pool])
+        traces = [[subject.weak_trace(p, rng) for _ in range(settings.traces_per_prompt)] for p in pool]
         continuations = [_encode_traces(tokenizer, ts) for ts in traces]
         lengths = [len(p) + sum(map(len, cs)) for p, cs in zip(prompts, continuations, strict=True)]
         order = sorted(range(len(pool)), key=lengths.__getitem__)
@@ -190,9 +193,9 @@ def _batches(tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterato
             yield tree_batch(*chosen, pad_id=tokenizer.pad_token_id)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Problem]) -> list[list[int]]:
-    """Token ids of each problem's prompt, chat template applied, ready for an answer."""
-    chats = [[{"role": "user", "content": problem.prompt}] for problem in batch]
+def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, chat template applied, ready for an answer."""
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     ids: list[list[int]] = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
     return ids
 

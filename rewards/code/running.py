@@ -1,0 +1,259 @@
+"""Runs an answer against tests in the sandbox, and judges what comes out of it outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlvr.rewards.code.answer_program import ANSWER, PRELUDE
+from rlvr.rewards.code.calls_program import CALLS
+from rlvr.rewards.code.compare import Comparison
+from rlvr.rewards.code.suite import Calls, InputOutput, Suite, TestCode
+from rlvr.rewards.code.tests_program import TESTS
+from rlvr.rewards.code.values import Malformed, NotPlain, decode, encode
+from rlvr.rewards.code.verdict import Test, Verdict, shown
+from rlvr.sandbox import Limits, Program, Result, Sandbox, Status
+from rlvr.workers import WorkerPool
+
+_MIB = 1 << 20
+_OUTPUT_BYTES = 8 * _MIB
+_STDERR_SHOWN = 600
+
+
+class CodeNotRun(RuntimeError):
+    """The sandbox failed: that says nothing of the answer. The outcome is CRASHED, never a 0."""
+
+
+class SuiteUnfit(ValueError):
+    """The tests themselves cannot be run as they are. The outcome is NO_VERDICT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`cpu_s` and `memory_bytes` are of one run: one input, or all calls or all test code; `wall_s` is of a verdict."""
+
+    cpu_s: float = 3.0
+    wall_s: float = 8.0
+    memory_bytes: int = 512 * _MIB
+
+    def limits(self) -> Limits:
+        return Limits(wall_s=self.wall_s, cpu_s=self.cpu_s, memory_bytes=self.memory_bytes, output_bytes=_OUTPUT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A program that a model wrote. `prelude` stands before it, and before test code."""
+
+    source: str
+    language: str = "python"
+    prelude: str = ""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs answers. `stops` says that no test need run after the first that fails."""
+
+    sandbox: Sandbox
+    pool: WorkerPool  # for comparisons that a user wrote
+    comparison: Comparison = field(default_factory=Comparison)
+    budget: Budget = field(default_factory=Budget)
+    stops: bool = True
+
+    async def run(self, answer: Answer, suite: Suite) -> Verdict:
+        """Raises CodeNotRun, SuiteUnfit, what the sandbox raises, and what a comparison of the user's raises."""
+        match suite:
+            case InputOutput():
+                return await self._inputs(answer, suite)
+            case Calls():
+                return await self._calls(answer, suite)
+            case TestCode():
+                return await self._test_code(answer, suite)
+
+    # ------------------------------------------------------------ outputs for inputs
+
+    async def _inputs(self, answer: Answer, suite: InputOutput) -> Verdict:
+        spent_s = 0.0
+
+        def is_over(result: Result) -> bool:
+            nonlocal spent_s
+            spent_s += result.wall_s
+            return result.status is Status.SANDBOX_ERROR or spent_s > self.budget.wall_s
+
+        # In pieces that grow, so that one wrong answer among many tests costs few runs, and a right one few calls.
+        source = f"{answer.prelude}\n{answer.source}" if answer.prelude else answer.source
+        program = Program(source, answer.language)
+        tests: list[Test] = []
+        start, size = 0, 1 if self.stops else len(suite.inputs)
+        while start < len(suite.inputs):
+            stdins = [text.encode("utf-8", "replace") for text in suite.inputs[start : start + size]]
+            results = await self.sandbox.run_tests_async(program, stdins, limits=self.budget.limits(), until=is_over)
+            for index, result in enumerate(results, start=start):
+                tests.append(await self._judged(result, suite.inputs[index], suite.outputs[index]))
+                if self.stops and not tests[-1].passed:
+                    return Verdict(tests, len(suite.inputs))
+            if len(results) < len(stdins) or spent_s > self.budget.wall_s:
+                late = len(tests) < len(suite.inputs)
+                return Verdict(tests, len(suite.inputs), self._too_slow() if late else "")
+            start, size = start + size, size * 4
+        return Verdict(tests, len(suite.inputs))
+
+    async def _judged(self, result: Result, given: str, expected: str) -> Test:
+        name = f"input {shown(given)!r}"
+        problem = _problem(result)
+        if problem is not None:
+            return Test(name, False, problem, repr(shown(expected)))
+        got = result.stdout.decode("utf-8", "replace")
+        passed = await self.comparison.holds(got, expected, given, self.pool)
+        return Test(name, passed, "" if passed else f"output {shown(got)!r}", repr(shown(expected)))
+
+    # ------------------------------------------------------------ results of calls
+
+    async def _calls(self, answer: Answer, suite: Calls) -> Verdict:
+        _only_python(answer)
+        try:
+            calls = encode((suite.name, suite.inputs))
+        except NotPlain as error:
+            raise SuiteUnfit(f"an argument of {suite.name} is {error}") from None
+        program = _program("calls_program", answer, {CALLS: calls})
+        result = await self.sandbox.run_async(program, limits=self.budget.limits())
+        problem = _problem(result)
+        given = list(_lines(result))
+        tests: list[Test] = []
+        for index, (args, accepted) in enumerate(zip(suite.inputs, suite.outputs, strict=True)):
+            name = f"{suite.name}({', '.join(map(repr, args))})"
+            line = given[index] if index < len(given) else None
+            tests.append(await self._judged_call(line, problem, name, args, accepted))
+            if not tests[-1].passed and (self.stops or index >= len(given)):
+                break
+        late = problem if problem is not None and len(tests) < len(suite.inputs) and not self.stops else ""
+        return Verdict(tests, len(suite.inputs), late or "")
+
+    async def _judged_call(
+        self, line: Any, problem: str | None, name: str, args: Sequence[Any], accepted: Sequence[Any]
+    ) -> Test:
+        expected = repr(accepted[-1])
+        match line:
+            case ["value", got]:
+                for wanted in accepted:
+                    if await self.comparison.holds(got, wanted, list(args), self.pool):
+                        return Test(name, True, "", expected)
+                return Test(name, False, f"gave {shown(repr(got))}", expected)
+            case ["raised", str(message)]:
+                return Test(name, False, shown(message), expected)
+            case _:
+                return Test(name, False, problem or "the program ended before it gave a result", expected)
+
+    # ------------------------------------------------------------ test code
+
+    async def _test_code(self, answer: Answer, suite: TestCode) -> Verdict:
+        _only_python(answer)
+        order = json.dumps({"tests": suite.chunks, "entry_point": suite.entry_point, "stops": self.stops}).encode()
+        judge = _program("tests_program", answer, {TESTS: order}, with_answer=False)
+        candidate = _program("answer_program", answer, {}, function="serve")
+        of_judge, of_answer = await self.sandbox.run_together_async(judge, candidate, limits=self.budget.limits())
+        of_tests, of_code = _problem(of_judge), _problem(of_answer)
+        report = _Report.read(of_judge)
+        if report.unfit:
+            raise SuiteUnfit(report.unfit)
+        if of_judge.status is Status.WRONG_EXIT:
+            raise CodeNotRun(f"the tests' program failed: {_tail(of_judge)}")
+        if of_tests is None and not report.broken:
+            if not report.planned:
+                raise SuiteUnfit("the tests assert nothing")
+            return Verdict(report.tests, max(report.planned, len(report.tests)))
+        # A program whose tests have ended is killed: that is no end of its own.
+        own_end = of_code is not None and (of_answer.status, of_answer.signal) != (Status.KILLED, signal.SIGKILL)
+        why = [report.broken, f"the answer's program: {of_code}" if own_end else "", of_tests or ""]
+        return Verdict(report.tests, max(report.planned, len(report.tests) + 1), "; ".join(filter(None, why)))
+
+    def _too_slow(self) -> str:
+        return f"stopped after {self.budget.wall_s:g} s for all tests"
+
+
+@dataclass(slots=True)
+class _Report:
+    """What the tests' program wrote."""
+
+    tests: list[Test] = field(default_factory=list)
+    planned: int = 0
+    unfit: str = ""
+    broken: str = ""
+
+    @classmethod
+    def read(cls, result: Result) -> _Report:
+        report = cls()
+        for line in result.stdout.splitlines():
+            match json.loads(line):
+                case {"planned": int(planned)}:
+                    report.planned = planned
+                case {"test": str(name), "passed": bool(passed), "message": str(message)}:
+                    report.tests.append(Test(name, passed, message))
+                case {"unjudgeable": str(why)}:
+                    report.unfit = why
+                case {"broken": str(why)}:
+                    report.broken = why
+        return report
+
+
+# ---------------------------------------------------------------- programs and results
+
+_HERE = Path(__file__).parent
+_PACKAGE = "rlvr/rewards/code"
+_MODULES = ("values", "answer_program", "tests_program", "calls_program")
+_FILES = {f"{_PACKAGE}/{name}.py": (_HERE / f"{name}.py").read_bytes() for name in _MODULES} | {
+    f"{folder}/__init__.py": b"" for folder in ("rlvr", "rlvr/rewards", _PACKAGE)
+}
+
+
+def _program(
+    module: str, answer: Answer, files: Mapping[str, bytes], function: str = "main", with_answer: bool = True
+) -> Program:
+    """One of our programs, with the modules that it needs beside it, and the answer where it may be."""
+    own: dict[str, bytes] = {**_FILES, PRELUDE: _source(answer.prelude), **files}
+    if with_answer:
+        own[ANSWER] = _source(answer.source)
+    return Program(f"from rlvr.rewards.code.{module} import {function}\n\n{function}()\n", files=own)
+
+
+def _source(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _only_python(answer: Answer) -> None:
+    if answer.language != "python":
+        raise SuiteUnfit(f"only tests of inputs and outputs can judge {answer.language}; these call a function")
+
+
+def _lines(result: Result) -> Iterator[Any]:
+    """What the calls came to, as far as it can be read: the answer could write here too."""
+    for line in islice(result.stdout.splitlines(), 1_000_000):
+        try:
+            yield decode(line)
+        except Malformed as error:
+            yield ["raised", f"something that is no value: {error}"]
+
+
+def _problem(result: Result) -> str | None:
+    """What went wrong, if the program did not end well. Raises CodeNotRun."""
+    if result.status is Status.SANDBOX_ERROR:
+        raise CodeNotRun(f"the sandbox failed: {result.detail}")
+    if result.status is Status.OK:
+        return None
+    words = {
+        Status.COMPILE_ERROR: "it does not compile",
+        Status.WRONG_EXIT: f"it ended with exit code {result.exit_code}",
+        Status.KILLED: f"it was ended by signal {result.signal}",
+        Status.TIMEOUT: "it did not end in time",
+    }
+    said = words.get(result.status, f"it used more than it may: {result.status.value}")
+    return f"{said}: {_tail(result)}" if result.stderr.strip() else said
+
+
+def _tail(result: Result) -> str:
+    text = result.stderr.decode("utf-8", "replace").strip()
+    return text[:_STDERR_SHOWN] if result.status is Status.COMPILE_ERROR else text[-_STDERR_SHOWN:]
