@@ -1,21 +1,22 @@
 """Checkpoints: written beside, then renamed, so that one that can be seen is whole.
 
 step-000050/
-  learner/       weights, optimizer, schedule, random state   (written by the learner)
+  learner/       weights, optimizer, schedule, random state   (each rank of the learner writes its shard)
   rollouts.pkl   cursor, ledger, groups that wait, tasks that were in flight
   state.json     step and policy version
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rlvr.rollout.rollouts import RolloutState
 
@@ -60,29 +61,63 @@ class Checkpoint:
 _NAME = re.compile(r"step-\d{6,}")
 
 
-async def save_checkpoint(
-    folder: Path,
-    state: CheckpointState,
-    rollouts: RolloutState,
-    save_learner: Callable[[Path], Awaitable[None]],
-    *,
-    keep: int,
-) -> Checkpoint:
-    """Write a checkpoint under `folder`, and remove all but the newest `keep`."""
-    whole = folder / f"step-{state.step:06d}"
-    partial = whole.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_synced(partial / "rollouts.pkl", pickle.dumps(rollouts, protocol=pickle.HIGHEST_PROTOCOL))
-    await save_learner(partial / "learner")
-    _write_synced(partial / "state.json", json.dumps(asdict(state)).encode())
-    shutil.rmtree(whole, ignore_errors=True)
-    partial.rename(whole)
-    _sync_folder(folder)
-    killed = folder.glob("step-*.partial")  # saves that did not come to their end
-    for old in (*_complete(folder)[:-keep], *killed):
-        shutil.rmtree(old)
-    return Checkpoint(whole, state)
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+class SavesInBackground(Protocol):
+    """A learner, as a checkpoint needs it."""
+
+    async def save(self, folder: Path) -> None:
+        """Returns when all has been copied that the next step will change."""
+        ...
+
+    async def saved(self) -> None:
+        """Returns when what was copied is on disk."""
+        ...
+
+
+class CheckpointWriter:
+    """Writes checkpoints under a folder while training goes on, and keeps the newest `keep`. One at a time."""
+
+    def __init__(self, folder: Path, learner: SavesInBackground, keep: int) -> None:
+        self._folder = folder
+        self._learner = learner
+        self._keep = keep
+        self._writing: asyncio.Task[None] | None = None
+
+    async def save(self, state: CheckpointState, rollouts: RolloutState) -> None:
+        """Take down where the run stands. Waits for the checkpoint before, and raises what that one failed with."""
+        pickled = pickle.dumps(rollouts, protocol=pickle.HIGHEST_PROTOCOL)
+        await self.finish()
+        partial = self._folder / f"{_name(state.step)}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        await self._learner.save(partial / "learner")
+        self._writing = asyncio.create_task(self._complete(partial, state, pickled))
+
+    async def finish(self) -> None:
+        """Wait until the checkpoint under way is whole. Raises what it failed with."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing
+
+    async def _complete(self, partial: Path, state: CheckpointState, rollouts: bytes) -> None:
+        """A folder has its final name only when all in it is on disk."""
+        await asyncio.to_thread(_write_synced, partial / "rollouts.pkl", rollouts)
+        await self._learner.saved()
+        await asyncio.to_thread(self._rename, partial, state)
+
+    def _rename(self, partial: Path, state: CheckpointState) -> None:
+        whole = self._folder / _name(state.step)
+        _write_synced(partial / "state.json", json.dumps(asdict(state)).encode())
+        _sync_folder(partial)
+        shutil.rmtree(whole, ignore_errors=True)
+        partial.rename(whole)
+        _sync_folder(self._folder)
+        killed = self._folder.glob("step-*.partial")  # saves that did not come to their end
+        for old in (*_complete(self._folder)[: -self._keep], *killed):
+            shutil.rmtree(old)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

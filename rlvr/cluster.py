@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Sequence
@@ -22,7 +23,7 @@ from rlvr.types import Completion, GenerateRequest, Row, ScoreRequest, TokenScor
 from rlvr.weights import WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
-    from rlvr.learn.learner import Learner, LearnerInfo, LearnerReport
+    from rlvr.learn.learner import LearnerInfo, LearnerReport
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class LearnerHandle(Protocol):
     async def train(self, rows: Sequence[Row]) -> LearnerReport: ...
     async def publish(self) -> WeightUpdate: ...
     async def save(self, folder: Path) -> None: ...
+    async def saved(self) -> None: ...
     async def load(self, folder: Path) -> None: ...
     async def export(self, folder: Path) -> None: ...
 
@@ -68,13 +70,13 @@ class Roles:
 # -------------------------------------------------------------------- in this process
 
 
-class LocalLearner:
-    """A learner on a thread of this process."""
+class LearnerThread:
+    """A learner, alone or one rank of several, on threads of this process."""
 
-    def __init__(self, config: Config, weights_folder: Path, transport: Transport = Transport.SHARED_MEMORY) -> None:
+    def __init__(self, config: Config, weights_folder: Path, transport: Transport) -> None:
         from rlvr.learn.learner import Learner
 
-        self._learner: Learner = Learner(config)
+        self._learner = Learner(config)
         self._weights_folder = weights_folder
         self._transport = transport
 
@@ -84,17 +86,32 @@ class LocalLearner:
     async def train(self, rows: Sequence[Row]) -> LearnerReport:
         return await asyncio.to_thread(self._learner.train, list(rows))
 
-    async def publish(self) -> WeightUpdate:
+    async def publish(self) -> WeightUpdate | None:
         return await asyncio.to_thread(self._learner.publish, self._weights_folder, self._transport)
 
     async def save(self, folder: Path) -> None:
         await asyncio.to_thread(self._learner.save, folder)
+
+    async def saved(self) -> None:
+        await asyncio.to_thread(self._learner.saved)
 
     async def load(self, folder: Path) -> None:
         await asyncio.to_thread(self._learner.load, folder)
 
     async def export(self, folder: Path) -> None:
         await asyncio.to_thread(self._learner.export, folder)
+
+
+class LocalLearner(LearnerThread):
+    """A learner alone, in the process of the loop."""
+
+    async def publish(self) -> WeightUpdate:
+        return _of_first(await super().publish())
+
+
+def _of_first(update: WeightUpdate | None) -> WeightUpdate:
+    assert update is not None, "the first rank publishes"
+    return update
 
 
 # -------------------------------------------------------------------- as Ray actors
@@ -110,18 +127,20 @@ class Placement:
     cores: tuple[int, ...]  # empty: not pinned
 
 
-def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placement], Placement]:
-    """Share cores and GPUs between generators and learner.
+def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placement], list[Placement]]:
+    """Share cores and GPUs between generators and the learner's ranks.
 
-    On GPUs a generator takes `tensor_parallel` of them and the learner one; a single GPU is shared half and half.
-    On CPU each role gets cores of its own: two threads that spin on one core are ten times slower than one.
+    On GPUs a generator takes `tensor_parallel` of them and a rank one; a single GPU is shared half and half. On CPU
+    each process gets cores of its own: two threads that spin on one core are ten times slower than one.
     """
-    roles = config.generator.count + 1
-    needed = config.generator.count * config.generator.tensor_parallel + 1
-    if 1 < gpus < needed:
+    ranks = config.learner.ranks
+    roles = config.generator.count + ranks
+    needed = config.generator.count * config.generator.tensor_parallel + ranks
+    if 1 < gpus < needed or (gpus == 1 and ranks > 1):
         raise ClusterError(
-            f"{config.generator.count} generators of {config.generator.tensor_parallel} GPUs and a learner need "
-            f"{needed} GPUs, and there are {gpus}: lower generator.count or generator.tensor_parallel"
+            f"{config.generator.count} generators of {config.generator.tensor_parallel} GPUs and a learner of {ranks} "
+            f"need {needed} GPUs, and there are {gpus}: lower generator.count, generator.tensor_parallel or "
+            "learner.ranks"
         )
     share = len(cores) // roles
     parts = [tuple(cores[i * share : (i + 1) * share]) if share else () for i in range(roles)]
@@ -131,7 +150,12 @@ def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placeme
     generators = [
         Placement(f"generator-{i}", generator_gpus, max(1, share), parts[i]) for i in range(config.generator.count)
     ]
-    return generators, Placement("learner", 0.0 if gpus == 0 else 0.5 if gpus == 1 else 1.0, max(1, share), parts[-1])
+    learner_gpus = 0.0 if gpus == 0 else 0.5 if gpus == 1 else 1.0
+    learner = [
+        Placement("learner" if ranks == 1 else f"learner-{i}", learner_gpus, max(1, share), parts[i - ranks])
+        for i in range(ranks)
+    ]
+    return generators, learner
 
 
 def _pin(cores: tuple[int, ...]) -> None:
@@ -170,30 +194,27 @@ class GeneratorActor:
         await self._generator.close()
 
 
-class LearnerActor:
-    """A learner in a process of its own."""
+class LearnerActor(LearnerThread):
+    """A rank of the learner in a process of its own."""
 
     def __init__(self, config: Config, placement: Placement, weights_folder: Path, transport: Transport) -> None:
         _pin(placement.cores)
-        self._learner = LocalLearner(config, weights_folder, transport)
+        super().__init__(config, weights_folder, transport)
 
-    async def start(self) -> LearnerInfo:
-        return await self._learner.start()
+    async def address(self) -> str:
+        """Where the others find this rank, when it is the first."""
+        import ray
 
-    async def train(self, rows: Sequence[Row]) -> LearnerReport:
-        return await self._learner.train(rows)
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
-    async def publish(self) -> WeightUpdate:
-        return await self._learner.publish()
+    async def join(self, address: str, rank: int, count: int, timeout_s: float) -> None:
+        """Become one of several. Returns when all are there."""
+        from rlvr.learn.sharded import ShardedRanks, join
 
-    async def save(self, folder: Path) -> None:
-        await self._learner.save(folder)
-
-    async def load(self, folder: Path) -> None:
-        await self._learner.load(folder)
-
-    async def export(self, folder: Path) -> None:
-        await self._learner.export(folder)
+        await asyncio.to_thread(join, address, rank, count, self._learner.config, timeout_s)
+        self._learner.ranks = ShardedRanks(self._learner.config)
 
 
 async def _within(seconds: float, what: str, call: Awaitable[T]) -> T:
@@ -235,29 +256,50 @@ class RemoteGenerator:
 
 
 class RemoteLearner:
-    """The learner's handle, spoken to an actor."""
+    """The learner's handle, spoken to the actors of all its ranks."""
 
-    def __init__(self, actor: Any, step_deadline_s: float) -> None:
-        self._actor = actor
+    def __init__(self, ranks: Sequence[Any], step_deadline_s: float, *, sharded: bool) -> None:
+        self._ranks = ranks
         self._step_deadline_s = step_deadline_s
+        self._sharded = sharded
 
     async def start(self) -> LearnerInfo:
-        return await _within(START_S, "start of the learner", self._actor.start.remote())
+        if self._sharded:
+            first = self._ranks[0]
+            address = await _within(START_S, "start of the learner's first rank", first.address.remote())
+            joins = [
+                actor.join.remote(address, rank, len(self._ranks), self._step_deadline_s)
+                for rank, actor in enumerate(self._ranks)
+            ]
+            await _within(START_S, "the learner's ranks finding each other", asyncio.gather(*joins))
+        return await self._all(START_S, "start of the learner", [a.start.remote() for a in self._ranks])
 
     async def train(self, rows: Sequence[Row]) -> LearnerReport:
-        return await _within(self._step_deadline_s, "a training step", self._actor.train.remote(list(rows)))
+        import ray
+
+        shared = ray.put(list(rows))
+        return await self._all(self._step_deadline_s, "a training step", [a.train.remote(shared) for a in self._ranks])
 
     async def publish(self) -> WeightUpdate:
-        return await _within(UPDATE_S, "publishing weights", self._actor.publish.remote())
+        update = await self._all(UPDATE_S, "publishing weights", [a.publish.remote() for a in self._ranks])
+        return _of_first(update)
 
     async def save(self, folder: Path) -> None:
-        await _within(START_S, "saving the learner", self._actor.save.remote(folder))
+        await self._all(START_S, "copying the learner's state", [a.save.remote(folder) for a in self._ranks])
+
+    async def saved(self) -> None:
+        await self._all(START_S, "saving the learner", [a.saved.remote() for a in self._ranks])
 
     async def load(self, folder: Path) -> None:
-        await _within(START_S, "loading the learner", self._actor.load.remote(folder))
+        await self._all(START_S, "loading the learner", [a.load.remote(folder) for a in self._ranks])
 
     async def export(self, folder: Path) -> None:
-        await _within(START_S, "exporting the policy", self._actor.export.remote(folder))
+        await self._all(START_S, "exporting the policy", [a.export.remote(folder) for a in self._ranks])
+
+    async def _all(self, seconds: float, what: str, calls: Sequence[Awaitable[T]]) -> T:
+        """What the first rank answers, when all have; the first failure of any, at once."""
+        answers = await _within(seconds, what, asyncio.gather(*calls))
+        return answers[0]
 
 
 # -------------------------------------------------------------------- starting
@@ -302,7 +344,7 @@ async def _start_local(config: Config, weights_folder: Path) -> Roles:
         config = config.model_copy(update={"generator": engine})
     roles = Roles(
         GeneratorPool([make_generator(config, "generator-0")]),
-        LocalLearner(config, weights_folder),
+        LocalLearner(config, weights_folder, Transport.SHARED_MEMORY),
         weights_folder,
     )
     transformers.utils.logging.disable_progress_bar()
@@ -321,7 +363,7 @@ async def _start_ray(config: Config, weights_folder: Path) -> Roles:
     gpus = int(resources.get("GPU", 0))
     nodes = sum(node["Alive"] for node in ray.nodes())
     cores = sorted(os.sched_getaffinity(0)) if config.cluster.address == "local" else []
-    generator_places, learner_place = place(config, cores, gpus)
+    generator_places, learner_places = place(config, cores, gpus)
     config = _with_gpu_share(config, gpus)
 
     def actor(cls: type, placement: Placement, environment: dict[str, str], *arguments: Any) -> Any:
@@ -339,10 +381,10 @@ async def _start_ray(config: Config, weights_folder: Path) -> Roles:
 
     environment = engine_environment(config, gpu=gpus > 0)
     generators = [RemoteGenerator(actor(GeneratorActor, p, environment), p.name) for p in generator_places]
-    learner = actor(LearnerActor, learner_place, {}, weights_folder, _transport(config, nodes))
-    roles = Roles(
-        GeneratorPool(generators), RemoteLearner(learner, config.cluster.watchdog_s * _STEP_PATIENCE), weights_folder
-    )
+    transport = _transport(config, nodes)
+    ranks = [actor(LearnerActor, p, {}, weights_folder, transport) for p in learner_places]
+    learner = RemoteLearner(ranks, config.cluster.watchdog_s * _STEP_PATIENCE, sharded=config.learner.is_sharded)
+    roles = Roles(GeneratorPool(generators), learner, weights_folder)
     try:
         await asyncio.gather(roles.pool.start(), roles.learner.start())
     except ray.exceptions.RayError as error:

@@ -246,8 +246,17 @@ class LearnerConfig(Section):
         "auto",
         description="rows in a line: with one copy of their common prompt, behind one another, or alone",
     )
+    ranks: int = Field(1, ge=1, le=1024, description="processes that share the learner by FSDP, on GPUs one each")
+    offload: bool = Field(
+        False, description="parameters, gradients and optimizer in host memory between uses: less GPU memory, slower"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are FSDP's, which also moves them to host memory and back for one rank."""
+        return self.ranks > 1 or self.offload
 
 
 class Engine(StrEnum):
@@ -363,6 +372,11 @@ class Config(Section):
             )
         if self.cluster.backend == "local" and self.generator.count > 1:
             raise ValueError("cluster.backend=local runs one generator: set generator.count=1 or cluster.backend=ray")
+        if self.cluster.backend == "local" and self.learner.is_sharded:
+            raise ValueError(
+                "cluster.backend=local runs the learner in this process: leave learner.ranks=1 and "
+                "learner.offload=false, or set cluster.backend=ray"
+            )
         longest = self.data.max_prompt_tokens + self.sampling.max_new_tokens
         if longest > self.learner.token_budget:
             raise ValueError(

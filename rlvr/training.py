@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlvr.checkpoint import Checkpoint, CheckpointState, save_checkpoint
+from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
 from rlvr.cluster import Roles, start_roles
 from rlvr.config_loading import to_yaml
 from rlvr.console import Console
@@ -103,6 +103,7 @@ class Training:
         self.step = checkpoint.state.step if checkpoint else 0
         self.version = checkpoint.state.version if checkpoint else 0
         self.checkpoint = checkpoint
+        self.checkpoints = CheckpointWriter(folder.checkpoints, roles.learner, config.checkpoint.keep)
         self.stages = Stages(console.stage)
         self.clock = Clock()
         self.log = MetricLog(folder, tensorboard=config.tensorboard, resume_step=self.step if checkpoint else None)
@@ -207,17 +208,12 @@ class Training:
             self.console.note(f"step {self.step}: {warning}")
 
     async def save(self) -> None:
-        """A checkpoint of all that a resume needs."""
-        await save_checkpoint(
-            self.folder.checkpoints,
-            CheckpointState(self.step, self.version),
-            self.rollouts.state(),
-            self.roles.learner.save,
-            keep=self.config.checkpoint.keep,
-        )
+        """A checkpoint of all that a resume needs, which is written while training goes on."""
+        await self.checkpoints.save(CheckpointState(self.step, self.version), self.rollouts.state())
 
     async def finish(self) -> RunResult:
-        """The policy as a plain folder, and the report."""
+        """The last checkpoint on disk, the policy as a plain folder, and the report."""
+        await self.checkpoints.finish()
         await self.roles.learner.export(self.folder.policy)
         before, after = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
         report = await asyncio.to_thread(write_report, self.folder)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
-from rlvr.checkpoint import CheckpointError, CheckpointState, latest_checkpoint, save_checkpoint
+from rlvr.checkpoint import Checkpoint, CheckpointError, CheckpointState, CheckpointWriter, latest_checkpoint
 from rlvr.data import CursorState
 from rlvr.rollout.ledger import Fate, Ledger
 from rlvr.rollout.rollouts import RolloutState
@@ -24,12 +25,34 @@ def rollouts(next_id: int = 5) -> RolloutState:
     return RolloutState(CursorState(1, 2), next_id, [group], [(4, task)], [(group, Fate.ZERO_VARIANCE)], ledger)
 
 
-async def save(folder: Path, step: int, *, keep: int = 2, weights: str = "w") -> None:
-    async def save_learner(target: Path) -> None:
-        target.mkdir()
-        (target / "weights").write_text(f"{weights}{step}")
+class Weights:
+    """A learner whose state is a line of text. Both steps of a save can be made to fail or to wait."""
 
-    await save_checkpoint(folder, CheckpointState(step, step + 1), rollouts(step), save_learner, keep=keep)
+    def __init__(
+        self, text: str, *, at_save: BaseException | None = None, at_saved: BaseException | None = None
+    ) -> None:
+        self.text = text
+        self.at_save, self.at_saved = at_save, at_saved
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def save(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.copy = folder, self.text
+        if self.at_save is not None:
+            raise self.at_save
+
+    async def saved(self) -> None:
+        await self.may_end.wait()
+        if self.at_saved is not None:
+            raise self.at_saved
+        (self.folder / "weights").write_text(self.copy)
+
+
+async def save(folder: Path, step: int, *, keep: int = 2, weights: str = "w") -> None:
+    writer = CheckpointWriter(folder, Weights(f"{weights}{step}"), keep)
+    await writer.save(CheckpointState(step, step + 1), rollouts(step))
+    await writer.finish()
 
 
 def names(folder: Path) -> list[str]:
@@ -64,19 +87,17 @@ class Killed(BaseException):
     """Stands for kill -9: nothing runs after it."""
 
 
-@pytest.mark.parametrize("moment", ["rollouts", "learner", "state", "rename"])
+@pytest.mark.parametrize("moment", ["rollouts", "copy", "learner", "state", "rename"])
 async def test_whenever_a_save_is_killed_the_one_before_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     await save(tmp_path, 10, keep=1)
-
-    async def save_learner(target: Path) -> None:
-        assert not (tmp_path / "step-000020").exists(), "not to be seen before it is whole"
-        target.mkdir()
-        if moment == "learner":
-            raise Killed
-
-    real_rename, real_fsync, syncs = Path.rename, os.fsync, 0
+    learner = Weights(
+        "w20",
+        at_save=Killed() if moment == "copy" else None,
+        at_saved=Killed() if moment == "learner" else None,
+    )
+    real_rename, real_fsync, files = Path.rename, os.fsync, 0
 
     def rename(path: Path, target: Path) -> Path:
         if moment == "rename":
@@ -84,16 +105,19 @@ async def test_whenever_a_save_is_killed_the_one_before_is_found(
         return real_rename(path, target)
 
     def fsync(descriptor: int) -> None:
-        nonlocal syncs
-        syncs += 1
-        if syncs == {"rollouts": 1, "state": 2}.get(moment):
+        nonlocal files
+        assert not (tmp_path / "step-000020").exists() or files == 3, "not to be seen before it is whole"
+        files += 1
+        if files == {"rollouts": 1, "state": 2}.get(moment):
             raise Killed
         real_fsync(descriptor)
 
     monkeypatch.setattr(Path, "rename", rename)
     monkeypatch.setattr(os, "fsync", fsync)
+    writer = CheckpointWriter(tmp_path, learner, keep=1)
     with pytest.raises(Killed):
-        await save_checkpoint(tmp_path, CheckpointState(20, 21), rollouts(20), save_learner, keep=1)
+        await writer.save(CheckpointState(20, 21), rollouts(20))
+        await writer.finish()
     monkeypatch.undo()
 
     found = latest_checkpoint(tmp_path)
@@ -106,18 +130,42 @@ async def test_whenever_a_save_is_killed_the_one_before_is_found(
     assert found is not None and (found.learner / "weights").read_text() == "again20"
 
 
+async def test_a_checkpoint_is_written_while_the_run_goes_on(tmp_path: Path) -> None:
+    """It holds what was there when it was asked for, and is not to be seen before all of it is on disk."""
+    learner = Weights("then")
+    learner.may_end.clear()
+    writer, state = CheckpointWriter(tmp_path, learner, keep=2), rollouts(7)
+    await writer.save(CheckpointState(7, 8), state)
+    learner.text = "now"
+    state.ready.clear()
+    await asyncio.sleep(0.05)
+    assert latest_checkpoint(tmp_path) is None
+
+    second = asyncio.create_task(writer.save(CheckpointState(9, 10), rollouts(9)))
+    await asyncio.sleep(0.05)
+    assert not (tmp_path / "step-000009.partial").exists(), "one at a time"
+    learner.may_end.set()
+    await second
+    await writer.finish()
+
+    assert names(tmp_path) == ["step-000007", "step-000009"]
+    assert (tmp_path / "step-000007" / "learner" / "weights").read_text() == "then"
+    first = Checkpoint(tmp_path / "step-000007", CheckpointState(7, 8))
+    assert first.rollouts() == rollouts(7)
+
+
 async def test_what_a_killed_save_of_another_step_left_is_removed_too(tmp_path: Path) -> None:
     (tmp_path / "step-000015.partial" / "learner").mkdir(parents=True)
     await save(tmp_path, 20)
     assert names(tmp_path) == ["step-000020"]
 
 
-async def test_a_failing_learner_leaves_no_checkpoint_and_is_heard(tmp_path: Path) -> None:
-    async def save_learner(target: Path) -> None:
-        raise OSError("disk full")
-
+@pytest.mark.parametrize("moment", ["at_save", "at_saved"])
+async def test_a_failing_learner_leaves_no_checkpoint_and_is_heard(tmp_path: Path, moment: str) -> None:
+    writer = CheckpointWriter(tmp_path, Weights("w", **{moment: OSError("disk full")}), keep=1)
     with pytest.raises(OSError, match="disk full"):
-        await save_checkpoint(tmp_path, CheckpointState(1, 1), rollouts(), save_learner, keep=1)
+        await writer.save(CheckpointState(1, 1), rollouts())
+        await writer.save(CheckpointState(2, 2), rollouts())
     assert latest_checkpoint(tmp_path) is None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,21 +15,19 @@ from torch import Tensor
 from rlvr.config import Config, DType, Transport
 from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.learner_report import LearnerReport
+from rlvr.learn.learner_state import load, tensors_of
 from rlvr.learn.loss import view_of
-from rlvr.learn.model import PolicyModel
 from rlvr.learn.objective import Objective, ObjectiveSums, objective_of
 from rlvr.learn.optimizer import learning_rate, optimizer_for
-from rlvr.learn.packing import pack
 from rlvr.learn.presets import algorithm_from
+from rlvr.learn.ranks import ALONE, Ranks
 from rlvr.learn.reference import Reference
 from rlvr.learn.score import score, scored_row
 from rlvr.learn.selfcheck import SelfCheck, check
 from rlvr.learn.streams import RLTokens, rl_rows, rl_tokens
 from rlvr.types import LossWeights, Row, TokenFate, TrajectoryKey
-from rlvr.weight_transport import publish_adapter, publish_file, publish_object
+from rlvr.weight_transport import publish_adapter, publish_file, publish_object, published_weights, rounded
 from rlvr.weights import WeightUpdate
-
-STATE_FILE = "learner.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +51,22 @@ class Learner:
     `version` counts the batches that changed the policy. Runs on CPU and CUDA; only CPU has been measured.
     """
 
-    def __init__(self, config: Config, algorithm: Algorithm | None = None) -> None:
-        """`algorithm` stands in for the config's, for one of your own."""
+    def __init__(self, config: Config, algorithm: Algorithm | None = None, ranks: Ranks = ALONE) -> None:
+        """`algorithm` stands in for the config's, for one of your own. `ranks` are the group it is one of."""
         self.config = config
+        self.ranks = ranks
         self.algorithm = algorithm or algorithm_from(
             config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens
         )
         self.version = 0
         self.updates = 0  # of the optimizer, whose schedule they drive
+        self._writing: Future[object] | None = None
 
     def start(self) -> LearnerInfo:
         """Load the model and check it. Raises SelfCheckFailed where it cannot be trained rightly."""
-        self.model = PolicyModel(self.config)
+        self.model = self.ranks.load(self.config)
         checked = check(self.model, self.config.seed)
-        self.reference = Reference(self.config, self.model) if self.algorithm.needs_reference else None
+        self.reference = Reference(self.config, self.model, self.ranks) if self.algorithm.needs_reference else None
         self.parameters = self.model.trainable()
         self.optimizer = optimizer_for(self.parameters, self.model.network, self.config.learner)
         return LearnerInfo(
@@ -97,7 +97,7 @@ class Learner:
         for share, share_proximal in zip(shares, proximal, strict=True):
             batch.rate = learning_rate(self.config.learner, self.updates, self._total_updates())
             fates = self._accumulate(share, self._objective(share, share_proximal, weights), batch.sums)
-            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.learner.max_grad_norm))
+            norm = self.ranks.clip(self.parameters.values(), self.config.learner.max_grad_norm)
             if math.isfinite(norm):
                 self._update(batch.rate)
                 batch.norms.append(norm)
@@ -124,7 +124,7 @@ class Learner:
         tokens = rl_tokens(rows, self.algorithm, self.model.device, proximal, reference)
         if not (rows and self.algorithm.step_masks):
             return tokens
-        now = score(self.model, rows, self.model.plan, self.model.dtype)
+        now = score(self.model, rows, self.model.plan, self.model.dtype, self.ranks)
         view = view_of(self.algorithm, now.logprobs, now.entropy, tokens)
         for mask in self.algorithm.step_masks:
             tokens = replace(tokens, kept=tokens.kept & mask.keep(view))
@@ -133,13 +133,13 @@ class Learner:
     def _accumulate(self, rows: list[Row], objective: Objective, sums: ObjectiveSums) -> Tensor:
         """Add up the gradient of the rows' loss, and its sums; returns the fate of each `rl` token, [N]."""
         fates = torch.zeros(len(objective.rl.tokens), dtype=torch.uint8, device=self.model.device)
-        for batch in pack(rows, self.model.plan):
+        for batch in self.ranks.micro_batches(rows, self.model.plan):
             batch = batch.to(self.model.device)
             part = objective.part(self.model.logprobs(batch, objective.ids(batch.tokens)), batch.tokens)
             part.loss.backward()
             sums.add(part.sums)
             fates[part.fate_of] = part.fate
-        return fates
+        return self.ranks.sum(fates)
 
     def _update(self, rate: float) -> None:
         self.optimizer.step(rate)
@@ -152,13 +152,14 @@ class Learner:
         """
         if len(shares) < 2 or not self.algorithm.needs_proximal:
             return [None] * len(shares)
-        return [score(self.model, share, self.model.plan, self.model.dtype).logprobs for share in shares]
+        return [score(self.model, share, self.model.plan, self.model.dtype, self.ranks).logprobs for share in shares]
 
     def _total_updates(self) -> int:
         return self.config.steps * self.config.learner.updates_per_step
 
     def _report(self, batch: _Batch, truncated_share: float) -> LearnerReport:
-        sums, rl = batch.sums, batch.sums.rl
+        sums = batch.sums.over(self.ranks)
+        rl = sums.rl
         tokens, usable = max(rl.tokens, 1), max(rl.usable, 1)
         shares = {fate: count / tokens for fate, count in zip(TokenFate, rl.fates, strict=True)}
         return LearnerReport(
@@ -185,7 +186,7 @@ class Learner:
         """Of every token under the current policy at the sampling temperature; 0.0 for a row's first token."""
         rows = list(rows)
         scored = [scored_row(row.token_ids, row.group_id) for row in rows]
-        flat = score(self.model, scored, self.model.plan, self.model.dtype).logprobs.tolist()
+        flat = score(self.model, scored, self.model.plan, self.model.dtype, self.ranks).logprobs.tolist()
         result = []
         for row in rows:
             count = len(row) - 1
@@ -195,18 +196,37 @@ class Learner:
 
     # ------------------------------------------------------------------ versions on their way out
 
-    def publish(self, directory: Path, transport: Transport = Transport.SHARED_MEMORY) -> WeightUpdate:
-        """Put the current version where generators find it: a file in `directory`, or Ray's object store."""
+    def publish(self, directory: Path, transport: Transport = Transport.SHARED_MEMORY) -> WeightUpdate | None:
+        """Put the current version where generators find it: a file in `directory`, or Ray's object store.
+
+        The first rank does it, and the others give their shards and return None.
+        """
         if self.config.model.lora.publish == "adapter":
-            return publish_adapter(directory, self.version, *self.model.adapter_weights())
-        weights, dtype = self.model.weights(), self._published_dtype()
+            adapter = self.model.adapter_weights()
+            return publish_adapter(directory, self.version, *adapter) if self.ranks.first else None
+        dtype = self._published_dtype()
+        weights = self._weights(dtype)
+        if not self.ranks.first:
+            return None
+        weights = published_weights(self.model.network, weights)
         if transport is Transport.OBJECT_STORE:
             return publish_object(self.version, weights, dtype)
         return publish_file(directory, self.version, weights, dtype)
 
     def export(self, folder: Path) -> None:
         """The policy as a plain Hugging Face folder with its tokenizer, adapters merged, as generators hold it."""
-        self.model.export(folder, self.config.model.name, self._published_dtype())
+        dtype = self._published_dtype()
+        weights = self._weights(dtype)
+        if self.ranks.first:
+            self.model.export(folder, self.config.model.name, weights, dtype)
+
+    def _weights(self, dtype: DType) -> dict[str, Tensor]:
+        """The policy's weights in the first rank's memory; none in the others'."""
+        kept: dict[str, Tensor] = {}
+        for name, tensor in self.model.weights():
+            if self.ranks.first:
+                kept |= rounded({name: tensor}, dtype)
+        return kept
 
     def _published_dtype(self) -> DType:
         """That of the generators; unset it is the one in which the learner computes."""
@@ -215,41 +235,22 @@ class Learner:
     # ------------------------------------------------------------------ checkpoints
 
     def save(self, folder: Path) -> None:
-        """All that `load` needs to go on bit for bit. The file is whole or absent, whenever the process ends."""
-        folder.mkdir(parents=True, exist_ok=True)
-        network = self.model.network.state_dict()
-        if self.model.adapter is not None:
-            network = {name: tensor for name, tensor in network.items() if name in self.parameters}
-        state = {
-            "version": self.version,
-            "updates": self.updates,
-            "network": network,
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.model.device.type == "cuda" else [],
-        }
-        partial = folder / f"{STATE_FILE}.partial"
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / STATE_FILE)
+        """Copy all that `load` needs to go on bit for bit; it is written while training goes on, till `saved` returns.
+
+        What is in the folder before that is not whole.
+        """
+        counts = {"version": self.version, "updates": self.updates}
+        self._writing = self.ranks.save_state(tensors_of(self.model, self.optimizer, counts, self.ranks), folder)
+
+    def saved(self) -> None:
+        """Wait until the last `save` is on disk. Raises what kept it from getting there."""
+        if self._writing is not None:
+            self._writing.result()
 
     def load(self, folder: Path) -> None:
-        """Take up the state that `save` left, after `start` with the same model settings."""
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-        missing, unexpected = self.model.network.load_state_dict(state["network"], strict=False)
-        lacking = sorted(set(missing) & set(self.parameters))
-        if lacking or unexpected:
-            raise ValueError(
-                f"{folder / STATE_FILE} is of another model: it lacks {lacking[:3]} and has {unexpected[:3]} besides; "
-                "resume with the model.name and model.lora that it was saved with"
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.version, self.updates = state["version"], state["updates"]
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        """Take up the state that was saved, after `start` with the same model settings, on any number of ranks."""
+        counts = load(folder, self.model, self.optimizer, self.ranks)
+        self.version, self.updates = counts["version"], counts["updates"]
 
 
 @dataclass(slots=True)

@@ -9,26 +9,47 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar, cast
 
 import peft
 import torch
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_flash_attn_2_available
 
 from rlvr.config import Config, DType, LoraConfig
 from rlvr.learn.head import HeadOutput, token_logprobs
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
-from rlvr.weight_transport import published_weights, rounded, torch_dtype
+from rlvr.weight_transport import torch_dtype
 
 ADAPTER = "default"
 FLASH = "flash_attention_2"
 # Tokens. The memory of larger activations is given back to the system and faulted in again at every operation:
 # measured, a tiny model takes up to 1.4 times as long with 8192.
 FASTEST_GRID_ON_CPU = 1024
+
+T = TypeVar("T")
+
+
+class ForwardPass(nn.Module):
+    """The network as a module whose forward pass is whatever is computed with it.
+
+    Where parameters are sharded over ranks, this is what FSDP wraps: all that is not in a layer (the embedding, the
+    last norm, the head, which are called one by one) is whole while `forward` runs.
+    """
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, compute: Callable[[], T]) -> T:
+        """`compute` returns tensors, or tuples of them: FSDP looks there for what the backward pass begins with."""
+        return compute()
 
 
 class PolicyModel:
@@ -38,15 +59,19 @@ class PolicyModel:
     the sampler's. Runs on CPU; the CUDA path is written and has not been measured.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.device = _device(config.learner.device)
+    def __init__(self, config: Config, network: PreTrainedModel | None = None) -> None:
+        """`network` stands in for the one that would be loaded onto the device."""
+        self.device = device_of(config.learner.device)
         self.dtype = _compute_dtype(config.model.dtype, self.device)
+        self.network = network or load_network(config).to(self.device)
+        # The widest format that the layers can compute in: what is compared is compared there.
+        self.widest_dtype = self.dtype if self.attention == FLASH else DType.FLOAT32
         self.temperature = config.sampling.temperature
         self.head_chunk = config.learner.head_chunk_tokens
-        self.network = _load(config.model.name, self.device, self.dtype)
         self.adapter = _add_adapter(self.network, config.model.lora) if config.model.lora.rank > 0 else None
         self.decoder = self.network.get_decoder()
         self.head = _plain_head(self.network)
+        self.forward_pass = ForwardPass(self.network)
         if config.learner.gradient_checkpointing:
             _checkpoint_activations(self.network)
         budget = config.learner.token_budget
@@ -77,7 +102,10 @@ class PolicyModel:
 
         `dtype` is what the layers compute in, if it is not that of training.
         """
-        with self._autocast(dtype or self.dtype):
+        return self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype))
+
+    def _logprobs(self, batch: MicroBatch, ids: Tensor | None, dtype: DType) -> HeadOutput:
+        with self._autocast(dtype):
             hidden = self.decoder(
                 input_ids=batch.token_ids,
                 position_ids=batch.position_ids,
@@ -100,16 +128,26 @@ class PolicyModel:
     def own_logits(self, token_ids: Tensor, dtype: DType) -> Tensor:
         """The logits of one sequence [T] by the model's own forward pass, [T, V]: what the self-check compares with."""
         with self._autocast(dtype):
-            logits: Tensor = self.network(input_ids=token_ids[None], use_cache=False).logits[0]
-        return logits.float()
+            logits: Tensor = self.forward_pass(lambda: self.network(input_ids=token_ids[None], use_cache=False).logits)
+        return logits[0].float()
 
     def _autocast(self, dtype: DType) -> torch.autocast:
         return torch.autocast(self.device.type, torch_dtype(dtype), enabled=dtype is not DType.FLOAT32)
 
     @torch.no_grad()
-    def weights(self) -> dict[str, Tensor]:
-        """All weights under the names they have in a checkpoint, adapters merged, tied ones once."""
-        return published_weights(self.network, _merged(self.network))
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights by the names they have in the network without adapters, which are merged. Tied ones once.
+
+        Not by merging in place and back: in floating point that would leave the base another one than before. Where
+        they are sharded each is gathered in its turn, so all ranks go through all.
+        """
+        adapted = _adapted(self.network)
+        for name, tensor in self.network.state_dict(keep_vars=True).items():
+            parts = [part for part in name.split(".") if part != "base_layer"]
+            if not any(part.startswith("lora_") for part in parts) and name not in self.network.all_tied_weights_keys:
+                layer = adapted.get(tensor)
+                merged = whole(tensor) if layer is None else whole(tensor) + _added(layer)
+                yield ".".join(parts), merged
 
     @torch.no_grad()
     def adapter_weights(self) -> tuple[dict[str, object], dict[str, Tensor]]:
@@ -119,12 +157,12 @@ class PolicyModel:
         config = self.adapter.peft_config[ADAPTER].to_dict()
         # peft keeps names of modules in sets, which JSON does not know.
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        return plain, peft.get_peft_model_state_dict(self.adapter)
+        return plain, {name: whole(tensor) for name, tensor in peft.get_peft_model_state_dict(self.adapter).items()}
 
     @torch.no_grad()
-    def export(self, folder: Path, name: str, dtype: DType) -> None:
-        """A folder in Hugging Face form, adapters merged, with the tokenizer of the model `name`."""
-        self.network.save_pretrained(folder, state_dict=rounded(_merged(self.network), dtype))
+    def export(self, folder: Path, name: str, weights: Mapping[str, Tensor], dtype: DType) -> None:
+        """A folder in Hugging Face form with `weights`, which are in `dtype`, and the tokenizer of the model `name`."""
+        self.network.save_pretrained(folder, state_dict=dict(weights))
         config = copy.deepcopy(self.network.config)
         config.dtype = torch_dtype(dtype)  # of the tensors in the folder; ours are float32
         config.save_pretrained(folder)
@@ -144,7 +182,7 @@ def layout_for(network: PreTrainedModel) -> Layout:
     return Layout.SHARED
 
 
-def _device(setting: str) -> torch.device:
+def device_of(setting: str) -> torch.device:
     if setting == "cuda" and not torch.cuda.is_available():
         raise ValueError("learner.device=cuda, but torch finds no CUDA device; set learner.device=cpu or auto")
     return torch.device("cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu")
@@ -160,18 +198,34 @@ def _compute_dtype(dtype: DType | None, device: torch.device) -> DType:
     return dtype
 
 
-def _load(name: str, device: torch.device, dtype: DType) -> PreTrainedModel:
-    use_flash = device.type == "cuda" and dtype is DType.BFLOAT16 and is_flash_attn_2_available()
+def load_network(config: Config) -> PreTrainedModel:
+    """The config's model in host memory, float32. Raises ValueError when its folder lacks weights."""
     network, loaded = AutoModelForCausalLM.from_pretrained(
-        name,
-        dtype=torch.float32,
-        attn_implementation=FLASH if use_flash else "sdpa",
-        output_loading_info=True,
+        config.model.name, dtype=torch.float32, attn_implementation=_attention(config), output_loading_info=True
     )
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:3])
-        raise ValueError(f"model.name={name}: the checkpoint lacks weights ({missing} ...); they would start random")
-    return network.to(device).eval()
+        raise ValueError(
+            f"model.name={config.model.name}: the checkpoint lacks weights ({missing} ...); they would start random"
+        )
+    return network.eval()
+
+
+def empty_network(config: Config) -> PreTrainedModel:
+    """The same without its weights, in memory that takes no room before somebody writes to it."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(config.model.name), dtype=torch.float32, attn_implementation=_attention(config)
+        )
+    network.to_empty(device="cpu").tie_weights()
+    return network.eval()
+
+
+def _attention(config: Config) -> str:
+    device = device_of(config.learner.device)
+    dtype = _compute_dtype(config.model.dtype, device)
+    use_flash = device.type == "cuda" and dtype is DType.BFLOAT16 and is_flash_attn_2_available()
+    return FLASH if use_flash else "sdpa"
 
 
 def _add_adapter(network: PreTrainedModel, config: LoraConfig) -> peft.PeftModel:
@@ -202,21 +256,34 @@ def _checkpoint_activations(network: PreTrainedModel) -> None:
             module.training = True
 
 
-def _merged(network: PreTrainedModel) -> dict[str, Tensor]:
-    """The state of the network as if it never had adapters: base weights plus what the adapters add.
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor that all ranks hold shards of; any other as it is."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    on_device = cast(DTensor, tensor.to(tensor.device_mesh.device_type))
+    return on_device.full_tensor()
 
-    Not by merging in place and back: in floating point that would leave the base another one than before.
-    """
+
+def _adapted(network: PreTrainedModel) -> dict[Tensor, LoraLayer]:
+    """The adapter of each weight that has one."""
     adapted: dict[Tensor, LoraLayer] = {}
     for module in network.modules():
         if isinstance(module, ParamWrapper):  # of the experts of a layer, which are one tensor
             adapted[module.get_param()] = module
         elif isinstance(module, LoraLayer):
             adapted[module.get_base_layer().weight] = module
-    state = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        parts = [part for part in name.split(".") if part != "base_layer"]
-        if not any(part.startswith("lora_") for part in parts):
-            layer = adapted.get(tensor)
-            state[".".join(parts)] = tensor if layer is None else tensor + layer.get_delta_weight(ADAPTER)
-    return state
+    return adapted
+
+
+def _added(layer: LoraLayer) -> Tensor:
+    """What an adapter adds to its weight, from factors that are whole while peft multiplies them."""
+    factors = [factor for half in (layer.lora_A, layer.lora_B) for factor in half.values()]
+    held = [factor.weight for factor in factors]
+    try:
+        for factor, weight in zip(factors, held, strict=True):
+            factor.weight = nn.Parameter(whole(weight), requires_grad=False)
+        added: Tensor = layer.get_delta_weight(ADAPTER)
+        return added
+    finally:
+        for factor, weight in zip(factors, held, strict=True):
+            factor.weight = weight

@@ -9,7 +9,7 @@ L_rl is the weighted policy loss of `rlvr.learn.loss`, L_ce that of `rlvr.learn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from rlvr.learn.cross_entropy import cross_entropy
 from rlvr.learn.divergence import divergence_loss
 from rlvr.learn.head import HeadOutput
 from rlvr.learn.loss import LossSums, policy_loss
+from rlvr.learn.ranks import Ranks
 from rlvr.learn.streams import CETokens, KLTokens, Placed, RLTokens, ce_tokens, kl_tokens, placed
 from rlvr.types import LossWeights, Row
 
@@ -49,6 +50,23 @@ class ObjectiveSums:
         self.ce_tokens += other.ce_tokens
         self.divergence += other.divergence
         self.kl_tokens += other.kl_tokens
+
+    def over(self, ranks: Ranks) -> ObjectiveSums:
+        """Those of all ranks, in one exchange."""
+        (*of_rl, fates), *own = astuple(self)
+        numbers = ranks.sum(torch.tensor([*own, *of_rl, *fates], dtype=torch.double)).tolist()
+        loss, entropy, tokens, cross_entropy, ce_tokens, divergence, kl_tokens = numbers[: len(own)]
+        rl = numbers[len(own) : -len(fates)]
+        return ObjectiveSums(
+            rl=replace(LossSums(*rl), fates=tuple(numbers[-len(fates) :])),
+            loss=loss,
+            entropy=entropy,
+            tokens=int(tokens),
+            cross_entropy=cross_entropy,
+            ce_tokens=int(ce_tokens),
+            divergence=divergence,
+            kl_tokens=int(kl_tokens),
+        )
 
 
 @dataclass(frozen=True, slots=True)

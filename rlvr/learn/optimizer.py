@@ -33,16 +33,6 @@ class PolicyOptimizer:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError for the state of another `learner.optimizer`."""
-        if len(state["parts"]) != len(self.parts):
-            raise ValueError("the checkpoint's optimizer is another one; resume with the learner.optimizer it had")
-        for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-
 
 def optimizer_for(
     parameters: Mapping[str, Parameter], network: PreTrainedModel, config: LearnerConfig

@@ -91,35 +91,46 @@ def pack(rows: Sequence[Row], plan: PackingPlan) -> Iterator[MicroBatch]:
     Raises ValueError for a row that is longer than the budget, and for one whose first token is trained: nothing
     predicts it.
     """
+    first_token = [0, *accumulate(sum(row.trained) for row in rows)]
+    for lines in cut(rows, plan):
+        yield _grid(rows, lines, first_token, plan.layout)
+
+
+def cut(rows: Sequence[Row], plan: PackingPlan) -> list[list[list[Block]]]:
+    """The micro-batches of `pack`, each as its lines of blocks."""
     for row in rows:
         _check(row, plan.token_budget)
-    if plan.layout is Layout.SHARED:
-        blocks = _shared_blocks(rows, plan)
-    else:
-        blocks = [Block((index,), 0, len(row)) for index, row in enumerate(rows)]
+    blocks = blocks_of(rows, plan)
     capacity = max((block.length for block in blocks), default=0)
     if plan.long_lines and plan.layout is Layout.PACKED:
         capacity = plan.token_budget
-    lines = _lines(blocks, 0 if plan.layout is Layout.ALONE else capacity)
-    first_token = [0, *accumulate(sum(row.trained) for row in rows)]
-    for part in _grids(lines, plan.grid_tokens):
-        yield _grid(rows, part, first_token, plan.layout)
+    return list(_grids(_lines(blocks, 0 if plan.layout is Layout.ALONE else capacity), plan.grid_tokens))
+
+
+def blocks_of(rows: Sequence[Row], plan: PackingPlan) -> list[Block]:
+    """What stands together in a line and is never parted: rows with a common prefix, or one row."""
+    if plan.layout is Layout.SHARED:
+        return _shared_blocks(rows, plan)
+    return [Block((index,), 0, len(row)) for index, row in enumerate(rows)]
 
 
 def rows_per_line(prefix: int, rest: int, group: int, hidden_size: int, longest: int) -> int:
-    """How many of a group's rows should share a line of dense attention, so that a row costs least.
-
-    A token costs 24 h^2 operations in a layer's matrices and 4 h T in attention over a line of T, and masked
-    attention does half as many in the same time (measured). So a line of k rows costs, in units of 24 h^2,
-    (P + k R) * (1 + (P + k R) / 3 h).
-    """
+    """How many of a group's rows should share a line of dense attention, so that a row costs least."""
 
     def cost_of_a_row(count: int) -> float:
-        length = prefix + count * rest
-        return length * (1 + length / (3 * hidden_size)) / count
+        return cost_of_line(prefix + count * rest, hidden_size) / count
 
     fitting = [count for count in range(1, group + 1) if prefix + count * rest <= longest]
     return min(fitting, key=cost_of_a_row, default=1)
+
+
+def cost_of_line(length: int, hidden_size: int) -> float:
+    """Operations of a line of T tokens in units of 24 h^2: T (1 + T / 3 h).
+
+    A token costs 24 h^2 operations in a layer's matrices and 4 h T in attention over a line of T, and masked
+    attention does half as many in the same time (measured).
+    """
+    return length * (1 + length / (3 * hidden_size))
 
 
 def _check(row: Row, token_budget: int) -> None:

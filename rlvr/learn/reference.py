@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rlvr.config import Config
 from rlvr.learn.model import PolicyModel
+from rlvr.learn.ranks import ALONE, Ranks
 from rlvr.learn.score import score
 from rlvr.types import Row
 
@@ -17,13 +18,14 @@ class Reference:
     resumed run has the same one, because it is never part of a checkpoint.
     """
 
-    def __init__(self, config: Config, policy: PolicyModel) -> None:
+    def __init__(self, config: Config, policy: PolicyModel, ranks: Ranks = ALONE) -> None:
         self._model = policy
+        self._ranks = ranks
         if policy.adapter is None:
-            self._model = PolicyModel(config)
+            self._model = ranks.load(config)
             self._model.network.requires_grad_(False)
 
     def logprobs(self, rows: list[Row]) -> Tensor:
         """Of the rows' trained tokens, row after row, [N]."""
         with self._model.without_adapter():
-            return score(self._model, rows, self._model.plan, self._model.dtype).logprobs
+            return score(self._model, rows, self._model.plan, self._model.dtype, self._ranks).logprobs

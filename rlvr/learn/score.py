@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from rlvr.config import DType
 from rlvr.learn.model import PolicyModel
-from rlvr.learn.packing import PackingPlan, pack
+from rlvr.learn.packing import PackingPlan
+from rlvr.learn.ranks import ALONE, Ranks
 from rlvr.types import Row
 
 
@@ -22,15 +24,15 @@ class Scored:
 
 
 @torch.no_grad()
-def score(model: PolicyModel, rows: list[Row], plan: PackingPlan, dtype: DType) -> Scored:
-    """Score the rows' trained tokens; the layers compute in `dtype`."""
-    logprobs = torch.empty(sum(sum(row.trained) for row in rows), device=model.device)
-    entropy = torch.empty_like(logprobs)
-    for batch in pack(rows, plan):
+def score(model: PolicyModel, rows: Sequence[Row], plan: PackingPlan, dtype: DType, ranks: Ranks = ALONE) -> Scored:
+    """Score the rows' trained tokens; the layers compute in `dtype`. `ranks` share the work."""
+    logprobs = torch.zeros(sum(sum(row.trained) for row in rows), device=model.device)
+    entropy = torch.zeros_like(logprobs)
+    for batch in ranks.micro_batches(rows, plan):
         batch = batch.to(model.device)
         output = model.logprobs(batch, dtype=dtype)
         logprobs[batch.tokens], entropy[batch.tokens] = output.logprobs, output.entropy
-    return Scored(logprobs, entropy)
+    return Scored(ranks.sum(logprobs), ranks.sum(entropy))
 
 
 def scored_row(token_ids: list[int], group_id: int) -> Row:

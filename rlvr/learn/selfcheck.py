@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from rlvr.config import DType
-from rlvr.learn.model import FLASH, PolicyModel
+from rlvr.learn.model import PolicyModel
 from rlvr.learn.packing import Layout
 from rlvr.learn.score import score, scored_row
 from rlvr.types import Row
 
 # Largest difference of a log-probability. In float32 it is rounding, 1e-5 at most; in bfloat16, which flash attention
-# needs, the model's own logits are rounded to 8 bits and the bound is only good against gross mixing.
+# needs and sharded weights are gathered in, the model's own logits are rounded to 8 bits and the bound is only good
+# against gross mixing.
 BOUND_FLOAT32 = 1e-4
 BOUND_BFLOAT16 = 0.2
 
@@ -45,7 +46,7 @@ def check(model: PolicyModel, seed: int) -> SelfCheck:
     whether rows are kept apart, not how a format rounds.
     """
     rows = _rows(random.Random(seed), model.vocabulary)
-    dtype = model.dtype if model.attention == FLASH else DType.FLOAT32
+    dtype = model.widest_dtype
     own = torch.cat([_own(model, row, dtype) for row in rows])
     alone = score(model, rows, replace(model.plan, layout=Layout.ALONE), dtype).logprobs
     packed = score(model, rows, model.plan, dtype).logprobs

@@ -312,6 +312,7 @@ def test_the_reference_is_the_model_the_run_began_with(config: MakeConfig, tmp_p
         lp for row, of_row in zip(rows, first, strict=True) for lp, t in zip(of_row, row.trained, strict=True) if t
     ]
     learner.save(tmp_path)
+    learner.saved()
     resumed = started(settings)
     resumed.load(tmp_path)
     for of_run in (learner, resumed):
@@ -393,6 +394,7 @@ def test_resume_is_bit_for_bit(config: MakeConfig, tmp_path: Path, family: str, 
     for batch in batches[:2]:
         first.train(batch)
     first.save(tmp_path / "learner")
+    first.saved()
 
     second = started(settings)
     second.load(tmp_path / "learner")
@@ -402,13 +404,17 @@ def test_resume_is_bit_for_bit(config: MakeConfig, tmp_path: Path, family: str, 
 
 
 def test_a_checkpoint_of_another_model_is_refused(config: MakeConfig, tmp_path: Path) -> None:
-    started(config("llama", model=LORA)).save(tmp_path)
+    learner = started(config("llama", model=LORA))
+    learner.save(tmp_path)
+    learner.saved()
     with pytest.raises(ValueError, match="is of another model"):
         started(config("llama")).load(tmp_path)
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(config: MakeConfig, tmp_path: Path) -> None:
-    started(config("llama", learner={"optimizer": "muon"})).save(tmp_path)
+    learner = started(config("llama", learner={"optimizer": "muon"}))
+    learner.save(tmp_path)
+    learner.saved()
     with pytest.raises(ValueError, match=r"learner.optimizer"):
         started(config("llama")).load(tmp_path)
 
