@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlvr.api import evaluate, train
+    from rlvr.api import evaluate, sft, train
     from rlvr.config import Config
     from rlvr.reward_function import LinearWeight, Reward, inline_reward, reward
     from rlvr.types import Outcome, Score, Task
@@ -33,6 +33,7 @@ __all__ = [
     "evaluate",
     "inline_reward",
     "reward",
+    "sft",
     "train",
 ]
 
@@ -46,6 +47,7 @@ _HOME = {
     "evaluate": "rlvr.api",
     "inline_reward": "rlvr.reward_function",
     "reward": "rlvr.reward_function",
+    "sft": "rlvr.api",
     "train": "rlvr.api",
 }
 

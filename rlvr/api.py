@@ -1,4 +1,4 @@
-"""The Python API: `rlvr.train` and `rlvr.evaluate`."""
+"""The Python API: `rlvr.train`, `rlvr.sft` and `rlvr.evaluate`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlvr.run_folder import RunFolder, refuse_used
 
 if TYPE_CHECKING:
     from rlvr.evaluation import EvaluationReport
+    from rlvr.supervised import SupervisedResult
     from rlvr.training import RunResult
 
 T = TypeVar("T")
@@ -51,14 +52,37 @@ def train(
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
     if not resume:
         refuse_used(RunFolder(run_dir))  # before rows in memory are written into it
-    tree = _tree(model, settings) | {"run_dir": str(run_dir)}
-    data_tree = {
-        "data": _data_setting(data, run_dir / "data" / "train.jsonl"),
-        "evaluation": {"data": _data_setting(evaluation_data, run_dir / "data" / "held_out.jsonl")},
-    }
+    tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir))
     rewards, named = _reward_setting(reward)
-    checked = load_config([config] if config else [], [], _without_none(merge(tree, _without_none(data_tree) | named)))
+    checked = load_config([config] if config else [], [], _without_none(merge(tree, named)))
     return run_config(checked, rewards, resume=resume)
+
+
+def sft(
+    model: str | None = None,
+    data: str | Rows | Mapping[str, Any] | None = None,
+    *,
+    evaluation_data: str | Rows | Mapping[str, Any] | None = None,
+    config: Path | str | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> SupervisedResult:
+    """Fine-tune a model on examples, and return what the run left.
+
+    Rows of `data` have a prompt (text or messages) and a completion, or a prompt that is a whole conversation, of
+    which the assistant's turns are learned. The other arguments are those of `train`:
+    `rlvr.sft("tiny", rows, sft={"epochs": 2}, learner={"learning_rate": 1e-5})`.
+
+    Raises ConfigError, DataError or PreparationError before anything is started.
+    """
+    from rlvr.supervised import run_supervised
+
+    run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
+    if not resume:
+        refuse_used(RunFolder(run_dir))
+    tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir))
+    checked = load_config([config] if config else [], [], _without_none(tree))
+    return run_coroutine(run_supervised(checked, resume=resume))
 
 
 def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resume: bool) -> RunResult:
@@ -138,6 +162,18 @@ def run_coroutine(work: Coroutine[Any, Any, T]) -> T:
 
 def _tree(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     return merge({"model": model} if model is not None else {}, settings)
+
+
+def _data_tree(
+    data: str | Rows | Mapping[str, Any] | None, held_out: str | Rows | Mapping[str, Any] | None, run_dir: Path
+) -> dict[str, Any]:
+    """What the config says of training and held-out data; rows in memory become files of the run."""
+    return _without_none(
+        {
+            "data": _data_setting(data, run_dir / "data" / "train.jsonl"),
+            "evaluation": {"data": _data_setting(held_out, run_dir / "data" / "held_out.jsonl")},
+        }
+    )
 
 
 def _data_setting(data: str | Path | Rows | Mapping[str, Any] | None, file: Path) -> Any:

@@ -2,7 +2,7 @@
 
 step-000050/
   learner/       weights, optimizer, schedule, random state   (each rank of the learner writes its shard)
-  rollouts.pkl   cursor, ledger, groups that wait, tasks that were in flight
+  rollouts.pkl   cursor, ledger, groups that wait, tasks that were in flight; not of a supervised run
   state.json     step and policy version
 """
 
@@ -86,9 +86,12 @@ class CheckpointWriter:
         self._keep = keep
         self._writing: asyncio.Task[None] | None = None
 
-    async def save(self, state: CheckpointState, rollouts: RolloutState) -> None:
-        """Take down where the run stands. Waits for the checkpoint before, and raises what that one failed with."""
-        pickled = pickle.dumps(rollouts, protocol=pickle.HIGHEST_PROTOCOL)
+    async def save(self, state: CheckpointState, rollouts: RolloutState | None) -> None:
+        """Take down where the run stands; a supervised run has no rollouts.
+
+        Waits for the checkpoint before, and raises what that one failed with.
+        """
+        pickled = None if rollouts is None else pickle.dumps(rollouts, protocol=pickle.HIGHEST_PROTOCOL)
         await self.finish()
         partial = self._folder / f"{_name(state.step)}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -102,9 +105,10 @@ class CheckpointWriter:
             writing, self._writing = self._writing, None
             await writing
 
-    async def _complete(self, partial: Path, state: CheckpointState, rollouts: bytes) -> None:
+    async def _complete(self, partial: Path, state: CheckpointState, rollouts: bytes | None) -> None:
         """A folder has its final name only when all in it is on disk."""
-        await asyncio.to_thread(_write_synced, partial / "rollouts.pkl", rollouts)
+        if rollouts is not None:
+            await asyncio.to_thread(_write_synced, partial / "rollouts.pkl", rollouts)
         await self._learner.saved()
         await asyncio.to_thread(self._rename, partial, state)
 

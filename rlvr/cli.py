@@ -56,6 +56,23 @@ def train(
 
 
 @app.command()
+def sft(
+    words: Words = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint of run_dir")] = False,
+) -> None:
+    """Fine-tune on examples: rows of prompt and completion, or conversations. No generator is started."""
+    from rlvr.api import run_coroutine, with_run_dir
+    from rlvr.supervised import run_supervised
+
+    config = with_run_dir(_config(words or [], resume=resume))
+    result = run_coroutine(run_supervised(config, resume=resume))
+    if result.loss_before is not None and result.loss_after is not None:
+        print(f"held-out cross-entropy {result.loss_before:.4f} -> {result.loss_after:.4f} nats per token")
+    print(f"policy: {result.policy.resolve()}")
+    print(f"report: {result.report.resolve()}")
+
+
+@app.command()
 def demo(words: Words = None) -> None:
     """Train the embedded tiny model on word problems, and show that it got better."""
     from rlvr.demo.run import demo_config

@@ -86,6 +86,9 @@ class LearnerThread:
     async def train(self, rows: Sequence[Row]) -> LearnerReport:
         return await asyncio.to_thread(self._learner.train, list(rows))
 
+    async def cross_entropy(self, rows: Sequence[Row]) -> float:
+        return await asyncio.to_thread(self._learner.cross_entropy, rows)
+
     async def publish(self) -> WeightUpdate | None:
         return await asyncio.to_thread(self._learner.publish, self._weights_folder, self._transport)
 

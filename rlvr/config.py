@@ -74,6 +74,9 @@ class DataConfig(Section):
     split: str = Field("train", description="split of a hub dataset")
     prompt: str = Field("prompt", description="column with the prompt: text, or a list of chat messages")
     target: str = Field("answer", description="column that a verifier checks against")
+    completion: str = Field(
+        "completion", description="column with the answer to imitate, in `rlvr sft`; else the prompt's assistant turns"
+    )
     system: str | None = Field(None, description="system message put before a prompt that is text")
     max_prompt_tokens: int = Field(1024, gt=0, description="tokens; longer prompts are counted and left out, never cut")
     limit: int | None = Field(None, gt=0, description="use the first rows only")
@@ -259,6 +262,13 @@ class LearnerConfig(Section):
         return self.ranks > 1 or self.offload
 
 
+class SFTConfig(Section):
+    """Supervised fine-tuning, `rlvr sft`; other settings of rollouts, rewards and algorithms have no part in it."""
+
+    rows_per_step: int = Field(32, ge=1, description="examples in one batch")
+    epochs: float | None = Field(None, gt=0, description="passes over the data; unset: as many as `steps` make")
+
+
 class Engine(StrEnum):
     """What generates."""
 
@@ -335,6 +345,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
+    sft: SFTConfig = SFTConfig()
     generator: GeneratorConfig = GeneratorConfig()
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

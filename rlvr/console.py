@@ -93,8 +93,11 @@ class Console:
         self._out.print(Text(text), soft_wrap=True)
 
     def _line(self) -> str:
-        words = [
-            f"step {self._step}/{self._total}",
+        return "  ".join([f"step {self._step}/{self._total}", *self._words(), f"left {self._left()}"])
+
+    def _words(self) -> list[str]:
+        """What a plain line tells of a step."""
+        return [
             f"reward {self._number('reward/mean')}",
             f"staleness {self._number('staleness/mean')}",
             f"{self._number('throughput/answers_per_s')} answers/s",
@@ -102,9 +105,7 @@ class Console:
             f"generator {self._share('time/generator_busy_share')} busy",
             f"learner {self._share('time/learner_busy_share')}",
             self._ledger(),
-            f"left {self._left()}",
         ]
-        return "  ".join(words)
 
     def _panel(self) -> RenderableType:
         progress = Table.grid(padding=(0, 2), expand=True)
@@ -116,7 +117,19 @@ class Console:
             ProgressBar(total=self._total, completed=self._step, complete_style="green", finished_style="green"),
             Text(f"{self._left()} left"),
         )
-        pairs = [
+        pairs = self._pairs()
+        across = 4 if self._out.width >= _WIDE else 2
+        numbers = Table.grid(padding=(0, 3))
+        for first in range(0, len(pairs), across):
+            numbers.add_row(*pairs[first : first + across])
+        rows: list[RenderableType] = [progress, Text(), numbers]
+        if books := self._books():
+            rows += [Text(), Text(books, style="dim", overflow="ellipsis")]
+        return Panel(Group(*rows), title="rlvr", title_align="left", border_style="dim", padding=(0, 1))
+
+    def _pairs(self) -> list[Text]:
+        """What the panel tells of a step."""
+        return [
             _pair("reward", self._number("reward/mean")),
             _pair("answers/s", self._number("throughput/answers_per_s")),
             _pair("generator busy", self._share("time/generator_busy_share")),
@@ -126,12 +139,10 @@ class Console:
             _pair("learner busy", self._share("time/learner_busy_share")),
             _pair("stage", self._stage or "–"),
         ]
-        across = 4 if self._out.width >= _WIDE else 2
-        numbers = Table.grid(padding=(0, 3))
-        for first in range(0, len(pairs), across):
-            numbers.add_row(*pairs[first : first + across])
-        body = Group(progress, Text(), numbers, Text(), Text(self._ledger(), style="dim", overflow="ellipsis"))
-        return Panel(body, title="rlvr", title_align="left", border_style="dim", padding=(0, 1))
+
+    def _books(self) -> str:
+        """The panel's last line, if any."""
+        return self._ledger()
 
     def _number(self, name: str) -> str:
         return number(self._metrics.get(name))
@@ -169,6 +180,30 @@ class Console:
             return "–"
         step, at = self._first
         return duration((self._clock() - at) / (self._step - step) * (self._total - self._step))
+
+
+class SupervisedConsole(Console):
+    """The same of a supervised run."""
+
+    def _words(self) -> list[str]:
+        return [
+            f"loss {self._number('learner/cross_entropy')}",
+            f"epoch {self._number('sft/epoch')}",
+            f"{self._number('throughput/trained_tokens_per_s')} tokens/s",
+        ]
+
+    def _pairs(self) -> list[Text]:
+        return [
+            _pair("loss", self._number("learner/cross_entropy")),
+            _pair("epoch", self._number("sft/epoch")),
+            _pair("tokens/s", self._number("throughput/trained_tokens_per_s")),
+            _pair("gradient norm", self._number("learner/grad_norm")),
+            _pair("learning rate", self._number("learner/learning_rate")),
+            _pair("stage", self._stage or "–"),
+        ]
+
+    def _books(self) -> str:
+        return ""
 
 
 def _pair(name: str, value: str) -> Text:

@@ -8,13 +8,16 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rlvr.config import DataConfig
 from rlvr.types import Message, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Item = TypeVar("Item")
 
 
 class DataError(ValueError):
@@ -114,7 +117,7 @@ def _check_columns(row: Mapping[str, Any], number: int, config: DataConfig) -> N
 
 
 def _task(row: Mapping[str, Any], number: int, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Task:
-    prompt = _messages(row.get(config.prompt), config.system, f"{config.path}, row {number}, column {config.prompt}")
+    prompt = messages_of(row.get(config.prompt), config.system, f"{config.path}, row {number}, column {config.prompt}")
     target = row.get(config.target)
     identity = json.dumps([prompt, target], sort_keys=True, ensure_ascii=False, default=str)
     return Task(
@@ -126,7 +129,8 @@ def _task(row: Mapping[str, Any], number: int, config: DataConfig, tokenizer: Pr
     )
 
 
-def _messages(value: Any, system: str | None, where: str) -> tuple[Message, ...]:
+def messages_of(value: Any, system: str | None, where: str) -> tuple[Message, ...]:
+    """A column's text as one message of the user, after `system`; or its list of messages. Raises DataError."""
     if isinstance(value, str):
         user = Message(role="user", content=value)
         return (Message(role="system", content=system), user) if system is not None else (user,)
@@ -153,36 +157,40 @@ class CursorState:
     position: int
 
 
-class Cursor:
-    """Goes through the tasks again and again, each epoch in an order of its own, made from the seed."""
+class Cursor(Generic[Item]):
+    """Goes through tasks or examples again and again, each epoch in an order of its own, made from the seed."""
 
-    def __init__(self, tasks: Sequence[Task], seed: int, state: CursorState | None = None) -> None:
-        if not tasks:
-            raise DataError("a cursor needs at least one task")
-        self._tasks = tasks
+    def __init__(self, items: Sequence[Item], seed: int, state: CursorState | None = None) -> None:
+        if not items:
+            raise DataError("a cursor needs at least one task or example")
+        self._items = items
         self._seed = seed
         self._epoch = state.epoch if state else 0
         self._position = state.position if state else 0
         self._order = self._shuffled(self._epoch)
-        if self._position > len(tasks):
+        if self._position > len(items):
             raise DataError(
-                f"the checkpoint stands at task {self._position} of an epoch, but there are {len(tasks)} tasks: "
+                f"the checkpoint stands at task {self._position} of an epoch, but there are {len(items)} tasks: "
                 "a run goes on with the data it began with"
             )
 
-    def next(self) -> Task:
-        """The next task; never the end."""
+    def __len__(self) -> int:
+        """Items of an epoch."""
+        return len(self._items)
+
+    def next(self) -> Item:
+        """The next one; never the end."""
         if self._position == len(self._order):
             self._epoch, self._position = self._epoch + 1, 0
             self._order = self._shuffled(self._epoch)
-        task = self._tasks[self._order[self._position]]
+        item = self._items[self._order[self._position]]
         self._position += 1
-        return task
+        return item
 
     def state(self) -> CursorState:
         return CursorState(self._epoch, self._position)
 
     def _shuffled(self, epoch: int) -> list[int]:
-        order = list(range(len(self._tasks)))
+        order = list(range(len(self._items)))
         random.Random(f"{self._seed}:{epoch}").shuffle(order)
         return order

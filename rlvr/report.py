@@ -134,15 +134,18 @@ def _text(value: object) -> str:
 
 
 def _before_and_after(facts: Facts) -> tuple[str, float, float] | None:
-    """What is compared, and its two values: held-out accuracy, else the reward of the first and last steps."""
+    """What is compared, and its two values: of the held-out data, else the means of the first and last steps."""
     accuracy = _finite(series(facts.records, "evaluation/pass@1").values())
     if accuracy:
         return "Held-out accuracy", accuracy[0], accuracy[-1]
-    reward = _finite(series(facts.records, "reward/mean").values())
-    if not reward:
-        return None
-    first, last = reward[:_EDGE], reward[-_EDGE:]
-    return "Mean reward", sum(first) / len(first), sum(last) / len(last)
+    held_out = _finite(series(facts.records, "evaluation/cross_entropy").values())
+    if held_out:
+        return "Held-out cross-entropy", held_out[0], held_out[-1]
+    for what, metric in (("Mean reward", "reward/mean"), ("Cross-entropy", "learner/cross_entropy")):
+        if values := _finite(series(facts.records, metric).values()):
+            first, last = values[:_EDGE], values[-_EDGE:]
+            return what, sum(first) / len(first), sum(last) / len(last)
+    return None
 
 
 def _story(facts: Facts) -> str:
@@ -172,18 +175,26 @@ def _settings(facts: Facts) -> str:
     tree = facts.settings
     rewards = _at(tree, "reward", "functions") or []
     named = [str(_at(reward, "use")) for reward in rewards if isinstance(reward, dict)]
-    pairs = {
-        "Model": _at(tree, "model", "name"),
-        "Data": _at(tree, "data", "path"),
+    of_rollouts = {
         "Reward": ", ".join(named) or None,
         "Algorithm": _at(tree, "algorithm", "preset"),
         "Max staleness": _with_unit(_at(tree, "rollout", "max_staleness"), "version"),
         "Batch": _batch(_at(tree, "rollout", "groups_per_step"), _at(tree, "rollout", "group_size")),
+    }
+    of_examples = {"Batch": _with_unit(_at(tree, "sft", "rows_per_step"), "example")}
+    pairs = {
+        "Model": _at(tree, "model", "name"),
+        "Data": _at(tree, "data", "path"),
+        **(of_examples if _is_supervised(facts.records) else of_rollouts),
         "Learning rate": _at(tree, "learner", "learning_rate"),
     }
     return "".join(
         f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in pairs.items() if value is not None
     )
+
+
+def _is_supervised(records: Sequence[MetricRecord]) -> bool:
+    return any("sft/epoch" in record.values for record in records)
 
 
 def _at(tree: Any, *path: str) -> Any:
@@ -242,7 +253,8 @@ def _ledger(records: Sequence[MetricRecord]) -> str:
     """Where every answer that was ever asked for is now; the sum is shown, so that a reader can check it."""
     newest = next((record.values for record in reversed(records) if "ledger/issued" in record.values), None)
     if newest is None:
-        return "<p>No step is finished yet.</p>"
+        none = "A supervised run samples none." if _is_supervised(records) else "No step is finished yet."
+        return f"<p>{none}</p>"
     issued = newest["ledger/issued"]
     rows = [("trained", "trained", "", newest.get("ledger/trained", 0.0))]
     for state in ("filtered", "failed"):

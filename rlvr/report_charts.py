@@ -152,6 +152,15 @@ def _plans(records: Sequence[MetricRecord]) -> list[_Plan]:
             ],
             to_one=True,
         ),
+        _Plan(
+            "Cross-entropy",
+            "nats per token",
+            [
+                _Curve("training", "learner/cross_entropy"),
+                _Curve("held-out", "evaluation/cross_entropy", marked=True),
+            ],
+        ),
+        _Plan("Divergence from the teacher", "nats per token", [_Curve("policy", "learner/divergence")]),
         _Plan("Entropy", "nats per token", [_Curve("policy", "learner/entropy")]),
         _Plan("Gradient norm", "before clipping", [_Curve("norm", "learner/grad_norm")]),
         _Plan(

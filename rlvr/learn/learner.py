@@ -194,6 +194,11 @@ class Learner:
             flat = flat[count:]
         return result
 
+    def cross_entropy(self, rows: Sequence[Row]) -> float:
+        """Mean over the rows' trained tokens under the current policy, in nats."""
+        scored = score(self.model, list(rows), self.model.plan, self.model.dtype, self.ranks)
+        return -float(scored.logprobs.double().mean())
+
     # ------------------------------------------------------------------ versions on their way out
 
     def publish(self, directory: Path, transport: Transport = Transport.SHARED_MEMORY) -> WeightUpdate | None:

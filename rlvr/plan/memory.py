@@ -128,12 +128,16 @@ def _copies_bytes(architecture: Architecture, run: Pass, checkpointed: bool) -> 
 def head_bytes(config: Config, architecture: Architecture, tokens: int) -> int:
     """Of the chunked head at its peak.
 
-    Forward: a chunk's logits, their exponentials and a product. Backward: logits and their gradient, the gradient of
-    all hidden states, and that of the weight where it is trained.
+    Forward: a chunk's logits and their exponentials, and with a frozen head a mean row of it for each place. Backward:
+    a chunk's logits and its hidden states twice, the gradient of all hidden states, and that of the weight where it is
+    trained.
     """
-    logits = WIDE * min(config.learner.head_chunk_tokens, tokens) * architecture.vocabulary
-    weight = WIDE * architecture.vocabulary * architecture.hidden if config.model.lora.rank == 0 else 0
-    return max(3 * logits, 2 * logits + weight + WIDE * tokens * architecture.hidden)
+    chunk = min(config.learner.head_chunk_tokens, tokens)
+    logits = WIDE * chunk * architecture.vocabulary
+    hidden = WIDE * architecture.hidden
+    if config.model.lora.rank > 0:
+        return 2 * logits + (tokens + chunk) * hidden
+    return max(2 * logits, logits + architecture.vocabulary * hidden + (tokens + 2 * chunk) * hidden)
 
 
 def _gathered_bytes(architecture: Architecture, element: int) -> int:

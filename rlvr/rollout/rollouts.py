@@ -56,7 +56,7 @@ class Rollouts:
 
     def __init__(
         self,
-        cursor: Cursor,
+        cursor: Cursor[Task],
         runner: EpisodeRunner,
         config: RolloutConfig,
         state: RolloutState | None = None,

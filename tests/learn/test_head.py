@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlvr.learn.head import token_logprobs
+from rlvr.learn.head import likeliest, token_logprobs
 
 N, H, V = 37, 12, 101
 TEMPERATURE = 0.7
@@ -57,6 +57,40 @@ def test_values_and_gradients(dtype: torch.dtype, tolerance: float, chunk: int) 
     torch.testing.assert_close(entropy, expected_entropy, rtol=tolerance, atol=tolerance)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=tolerance, atol=10 * tolerance)
+
+    frozen, _ = token_logprobs(hidden, weight.detach(), targets, TEMPERATURE, chunk)
+    (of_hidden,) = torch.autograd.grad((frozen * upstream).sum(), hidden)
+    torch.testing.assert_close(frozen, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(of_hidden, theirs[0], rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_several_ids_in_a_place(trained: bool) -> None:
+    hidden, weight, _, _ = inputs(torch.float64)
+    weight.requires_grad_(trained)
+    ids = torch.rand(N, V, generator=torch.Generator().manual_seed(4)).topk(5).indices
+    upstream = torch.randn(N, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    expected = (hidden @ weight.T / TEMPERATURE).log_softmax(-1).gather(1, ids)
+    ours, _ = token_logprobs(hidden, weight, ids, TEMPERATURE, 8)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    of = [hidden, weight] if trained else [hidden]
+    gradients = zip(
+        torch.autograd.grad((ours * upstream).sum(), of),
+        torch.autograd.grad((expected * upstream).sum(), of),
+        strict=True,
+    )
+    for mine, other in gradients:
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-11)
+
+
+def test_the_likeliest_ids() -> None:
+    hidden, weight, _, _ = inputs(torch.float32)
+    with LargestTensor() as watch:
+        ids, logprobs = likeliest(hidden.detach(), weight.detach(), 5, TEMPERATURE, 8)
+    expected = (hidden.detach() @ weight.detach().T / TEMPERATURE).log_softmax(-1).topk(5)
+    assert torch.equal(ids, expected.indices)
+    torch.testing.assert_close(logprobs, expected.values)
+    assert watch.elements == V * H
 
 
 def test_bfloat16_hidden_states_get_float32_logits() -> None:
