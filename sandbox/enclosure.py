@@ -16,6 +16,7 @@ from rlvr.sandbox.executor import Executor, NativeExecutor, PythonExecutor, end_
 from rlvr.sandbox.isolation import HOME, JOB_NAMESPACES, PROGRAM, USER
 from rlvr.sandbox.job import Limits, Tier
 from rlvr.sandbox.processes import count_of_uid, inherited_bytes, kill_descendants
+from rlvr.sandbox.python_program import FreshInterpreter, PythonProgram
 from rlvr.sandbox.root import plan_root
 from rlvr.sandbox.seccomp import build_filter
 from rlvr.sandbox.steps import Table, compile_steps
@@ -26,11 +27,17 @@ _OWN_UIDS = 1_900_000_000  # far above what distributions give out; the server's
 _NOBODY = 65534
 _REAPING_DEADLINE_S = 1.0
 
+_Executed = tuple[str | None, int, tuple[str, ...], tuple[str, ...]]  # as isolation.execute takes it
+
 
 class Enclosure(Protocol):
     """`start` gives the pid of the job's init; in the program itself, where that stays the interpreter, 0."""
 
     tier: Tier
+
+    def fork_template(self) -> PythonProgram | None:
+        """To be called once, when this process is ready; returns again in each Python program, as that."""
+        ...
 
     def open_box(self, limits: Limits) -> Box: ...
 
@@ -59,7 +66,7 @@ class FullEnclosure:
         if setup.native is None:
             self._executor = PythonExecutor(self._machine, end_all_but_init, lambda: None)
         else:
-            self._executor = NativeExecutor(setup.native)
+            self._executor = NativeExecutor(setup.native, all_hooks=bool(setup.preload))
         steps = isolation.enclose_server(plan_root(setup.readable), _own_uid())
         run_steps(compile_steps(self._machine, steps))
         self._filter = build_filter(self._machine)
@@ -71,19 +78,26 @@ class FullEnclosure:
         self._granted_python = _grants(
             {"/": landlock.READ_DIR, "/dev": landlock.DEVICES, **{f"/{name}": landlock.READ for name in shown}}
         )
-        self._init_table = functools.lru_cache(maxsize=8)(self._compile_init)
-        self._limits_table = functools.lru_cache(maxsize=64)(self._compile_limits)
-        self._python_table = compile_steps(self._machine, isolation.show_python())
+        self._inherited = inherited_bytes()
+        self._init_table = compile_steps(
+            self._machine,
+            isolation.confine_init(uid=USER, gid=USER, ruleset=self._abi > 0, filter=self._filter),
+        )
+        self._program_table = functools.lru_cache(maxsize=64)(self._compile_program)
+
+    def fork_template(self) -> PythonProgram | None:
+        forked = self._executor.fork_template(lambda: FreshInterpreter(HOME))
+        return PythonProgram(forked[0], *_from_note(forked[1])) if forked is not None else None
 
     def open_box(self, limits: Limits) -> Box:
         return PrivateMount(self._machine, limits.disk_bytes)
 
     def start(self, job: Job, box: Box, control: int) -> int:
         ruleset = self._ruleset(box, self._granted_python if job.python else self._granted)
-        init = self._init_table(box.descriptor, control, ruleset)
-        program = self._limits_table(job.limits, job.python)
-        program += self._python_table if job.python else compile_steps(self._machine, _execute(job))
-        pid = self._executor.start_job(JOB_NAMESPACES, init, program, control)
+        what = None if job.python else (job.path, PROGRAM + job.has_link, job.arguments, job.environment)
+        program = self._program_table(job.limits, what)
+        descriptors = [control, box.descriptor, *([ruleset] if ruleset is not None else [])]
+        pid = self._executor.start_job(JOB_NAMESPACES, self._init_table, program, descriptors, _note(job))
         if pid > 0 and ruleset is not None:  # a program's descriptors are its own
             os.close(ruleset)
         return pid
@@ -96,16 +110,13 @@ class FullEnclosure:
             return None
         return landlock.create_ruleset(self._machine, self._abi, granted | {box.descriptor: landlock.OWN_FOLDER})
 
-    def _compile_init(self, box: int, control: int, ruleset: int | None) -> Table:
-        steps = isolation.confine_init(
-            uid=USER, gid=USER, box=box, control=control, ruleset=ruleset, filter=self._filter
-        )
-        return compile_steps(self._machine, steps)
-
-    def _compile_limits(self, limits: Limits, python: bool) -> Table:
+    def _compile_program(self, limits: Limits, what: _Executed | None) -> Table:
+        """`what` is to be executed; None: the interpreter stays."""
         processes = limits.processes + 1  # init counts
-        steps = isolation.start_program(limits, processes=processes, inherited_bytes=inherited_bytes() if python else 0)
-        return compile_steps(self._machine, [*isolation.fixed_limits(), *steps])
+        inherited = self._inherited if what is None else 0
+        steps = isolation.start_program(limits, processes=processes, inherited_bytes=inherited)
+        end = isolation.show_python() if what is None else isolation.execute(*what)
+        return compile_steps(self._machine, [*isolation.fixed_limits(), *steps, *end])
 
 
 class OpenEnclosure:
@@ -132,6 +143,9 @@ class OpenEnclosure:
             | dict.fromkeys(root.devices.values(), landlock.DEVICES)
         )
 
+    def fork_template(self) -> PythonProgram | None:
+        return None
+
     def open_box(self, limits: Limits) -> Box:
         return HostFolder()
 
@@ -139,7 +153,7 @@ class OpenEnclosure:
         assert isinstance(box, HostFolder)
         executor = PythonExecutor(self._machine, lambda: kill_descendants(os.getpid()), box.remove)
         ruleset = self._ruleset(box)
-        init = isolation.watch_init(box=box.descriptor, control=control, ruleset=ruleset)
+        init = isolation.watch_init(ruleset=ruleset is not None)
         # The limit is on the uid, which the server and init have too, and all else of an unprivileged caller's.
         others = 2 if self._has_own_uid else count_of_uid(os.getuid())
         program = [
@@ -157,7 +171,8 @@ class OpenEnclosure:
             *(isolation.show_python() if job.python else _execute(_at_home(job, box.path))),
         ]
         tables = (compile_steps(self._machine, init), compile_steps(self._machine, program))
-        pid = executor.start_job(0, *tables, control)
+        descriptors = [control, box.descriptor, *([ruleset] if ruleset is not None else [])]
+        pid = executor.start_job(0, *tables, descriptors, _note(job))
         if pid > 0 and ruleset is not None:
             os.close(ruleset)
         return pid
@@ -177,6 +192,15 @@ class OpenEnclosure:
         if not self._confined:
             return None
         return landlock.create_ruleset(self._machine, self._abi, self._granted | {box.descriptor: landlock.OWN_FOLDER})
+
+
+def _note(job: Job) -> int:
+    """What a Python program must know of its job, as a number: the descriptor and the size of its source."""
+    return job.files[0][1] << 8 | (PROGRAM + job.has_link) if job.python else 0
+
+
+def _from_note(note: int) -> tuple[int, int]:
+    return note & 0xFF, note >> 8
 
 
 def _grants(rights: dict[str, int]) -> dict[int, int]:

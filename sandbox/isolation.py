@@ -10,7 +10,6 @@ reaps what they leave behind, and dies with all of them.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import math
 import os
@@ -22,13 +21,16 @@ from collections.abc import Iterator, Sequence
 from rlvr.sandbox.job import Limits
 from rlvr.sandbox.root import Root
 from rlvr.sandbox.seccomp import SECCOMP_SET_MODE_FILTER, Filter
-from rlvr.sandbox.steps import KEPT, Pointers, Step
+from rlvr.sandbox.steps import KEPT, Step
 
 HOME = "/tmp"  # the private folder as a program with its own root sees it
 USER = 1000  # a program's uid and gid, as it sees them
 
-# Init's descriptors. It closes all below CONTROL, so that those it is sent for a program land on 0, 1, 2, 3. The
-# server's own lie above RULESET: its objects may outlive the fork, and must not close a program's when they go.
+# A job's init begins with these descriptors at 0, 1, 2: its socket to the server, its private folder, and Landlock's
+# ruleset where there is one. It puts what it keeps on CONTROL and RULESET and closes all below, so that those it is
+# sent for a program land on 0, 1, 2, 3. The server's own lie above: its objects may outlive a fork, and must not close
+# a program's when they go.
+FIRST_CONTROL, FIRST_BOX, FIRST_RULESET = 0, 1, 2
 CONTROL, RULESET = 30, 31
 PROGRAM = 3  # the binary or the Python source, the last that is sent; one higher where there is a link at 3
 LINK = 3
@@ -95,8 +97,8 @@ def change_uid_keep_search(uid: int) -> Iterator[Step]:
     yield Step("prctl", (_PR_SET_KEEPCAPS, 1, 0, 0, 0), "to keep one of them")
     yield from change_uid(uid)
     search = 1 << _CAP_DAC_READ_SEARCH
-    header = _block(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
-    yield Step("capset", (header, _block(struct.pack("=6I", search, search, search, 0, 0, 0))), "that one alone")
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    yield Step("capset", (header, struct.pack("=6I", search, search, search, 0, 0, 0)), "that one alone")
     yield Step("prctl", (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0), "over exec too")
 
 
@@ -169,19 +171,16 @@ def _bind(source: str, target: str, attributes: int) -> Iterator[Step]:
     yield Step("close", (KEPT,), "it is in its place")
 
 
-def _attributes(flags: int) -> ctypes.Array[ctypes.c_char]:
-    return _block(struct.pack("=4Q", flags, 0, 0, 0))  # struct mount_attr: set, clear, propagation, user namespace
+def _attributes(flags: int) -> bytes:
+    return struct.pack("=4Q", flags, 0, 0, 0)  # struct mount_attr: set, clear, propagation, user namespace
 
 
-def confine_init(*, uid: int, gid: int, box: int, control: int, ruleset: int | None, filter: Filter) -> Iterator[Step]:
-    """A job's init in its new namespaces. What holds for it holds for the programs that it forks.
-
-    `box` is the private folder's mount, `control` its socket to the server, `ruleset` Landlock's where there is one.
-    """
+def confine_init(*, uid: int, gid: int, ruleset: bool, filter: Filter) -> Iterator[Step]:
+    """A job's init in its new namespaces. What holds for it holds for the programs that it forks."""
     yield from _map_user(uid, gid)
     yield Step("prctl", (_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "ends with the server, and the job with it")
     yield Step("prctl", (_PR_SET_DUMPABLE, 0, 0, 0, 0), "programs may not look into it: /proc/1 is shut")
-    yield Step("move_mount", (box, b"", _AT_FDCWD, HOME.encode(), _MOVE_FROM_DESCRIPTOR), "the private folder")
+    yield Step("move_mount", (FIRST_BOX, b"", _AT_FDCWD, HOME.encode(), _MOVE_FROM_DESCRIPTOR), "the private folder")
     yield Step(
         "mount",
         (b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"subset=pid,hidepid=invisible"),
@@ -190,31 +189,30 @@ def confine_init(*, uid: int, gid: int, box: int, control: int, ruleset: int | N
     yield Step("sethostname", (b"sandbox", 7), "not the machine's name")
     yield Step("chdir", (HOME.encode(),), "where programs start")
     yield from _no_rights()
-    yield from _confine(ruleset, filter)
-    yield from _keep_open(control, None)
+    yield from _confine(FIRST_RULESET if ruleset else None, filter)
+    yield from _keep_open(ruleset=False)
 
 
-def watch_init(*, box: int, control: int, ruleset: int | None) -> Iterator[Step]:
+def watch_init(*, ruleset: bool) -> Iterator[Step]:
     """A job's init where there are no namespaces: it adopts what its programs leave behind, to end it."""
     yield Step("prctl", (_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "ends the job when the server has died")
     yield Step("prctl", (_PR_SET_DUMPABLE, 0, 0, 0, 0), "programs may not look into it")
     yield Step("prctl", (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "orphans of the job come to it")
-    yield Step("fchdir", (box,), "where programs start")
-    yield from _keep_open(control, ruleset)
+    yield Step("fchdir", (FIRST_BOX,), "where programs start")
+    yield from _keep_open(ruleset=ruleset)
 
 
-def _keep_open(control: int, ruleset: int | None) -> Iterator[Step]:
-    yield Step("dup3", (control, CONTROL, os.O_CLOEXEC), "its socket, above what programs get")
-    if ruleset is not None:
-        yield Step("dup3", (ruleset, RULESET, os.O_CLOEXEC), "for each program to confine itself by")
+def _keep_open(*, ruleset: bool) -> Iterator[Step]:
+    yield Step("dup3", (FIRST_CONTROL, CONTROL, os.O_CLOEXEC), "its socket, above what programs get")
+    if ruleset:
+        yield Step("dup3", (FIRST_RULESET, RULESET, os.O_CLOEXEC), "for each program to confine itself by")
     yield Step("close_range", (0, CONTROL - 1, 0), "no descriptor of the server's")
-    yield Step("close_range", (CONTROL + 1 if ruleset is None else RULESET + 1, _LAST, 0), "none")
+    yield Step("close_range", (RULESET + 1 if ruleset else CONTROL + 1, _LAST, 0), "none")
 
 
 def _no_rights() -> Iterator[Step]:
     yield Step("prctl", (_PR_SET_SECUREBITS, _SECUREBITS_LOCKED, 0, 0, 0), "no way to capabilities by uid or exec")
-    none = _block(struct.pack("=Ii6I", _CAPABILITY_VERSION, 0, 0, 0, 0, 0, 0, 0))
-    yield Step("capset", (none, _block(none.raw[8:])), "no capabilities")
+    yield Step("capset", (struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)), "no capabilities")
 
 
 def _confine(ruleset: int | None, filter: Filter) -> Iterator[Step]:
@@ -249,7 +247,7 @@ def fixed_limits() -> Iterator[Step]:
 
 
 def _limit(which: int, values: tuple[int, int], why: str) -> Step:
-    return Step("prlimit64", (0, which, _block(struct.pack("=2q", *values)), 0), why)
+    return Step("prlimit64", (0, which, struct.pack("=2q", *values), 0), why)
 
 
 def confine_program(*, drop_rights: bool, ruleset: bool, filter: Filter | None) -> Iterator[Step]:
@@ -267,16 +265,12 @@ def show_python() -> Iterator[Step]:
 
 def execute(path: str | None, program: int, arguments: Sequence[str], environment: Sequence[str]) -> Iterator[Step]:
     """Become another program: at `path`, or the binary open at descriptor `program`."""
-    default = _block(bytes(32))  # struct sigaction: SIG_DFL
+    default = bytes(32)  # struct sigaction: SIG_DFL
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         yield Step("rt_sigaction", (ignored, default, 0, 8), f"Python ignores {ignored.name}; a new program does not")
-    argv, envp = Pointers([*map(os.fsencode, arguments)]), Pointers([*map(os.fsencode, environment)])
+    argv, envp = tuple(map(os.fsencode, arguments)), tuple(map(os.fsencode, environment))
     if path is not None:
         yield Step("execveat", (_AT_FDCWD, path.encode(), argv, envp, 0), f"become {path}")
     else:
         yield Step("fcntl", (program, fcntl.F_SETFD, fcntl.FD_CLOEXEC), "it need not see its own binary")
         yield Step("execveat", (program, b"", argv, envp, _AT_EMPTY_PATH), "become the compiled program")
-
-
-def _block(data: bytes) -> ctypes.Array[ctypes.c_char]:
-    return ctypes.create_string_buffer(data, len(data))

@@ -55,7 +55,7 @@ class Server:
         self.connection, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [_interpreter(), *_ARGUMENTS],
+                [interpreter(), *_ARGUMENTS],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=ENVIRONMENT,
@@ -98,7 +98,7 @@ class Server:
             raise ServerRefused(answer)
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """The interpreter itself, not a virtual environment's link to it: what lies beside that is not for programs."""
     return str(Path(getattr(sys, "_base_executable", None) or sys.executable).resolve())
 

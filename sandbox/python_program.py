@@ -17,49 +17,55 @@ from rlvr.sandbox.isolation import CONTROL, HOME
 SOURCE_NAME = "main.py"
 
 
+class FreshInterpreter:
+    """This one, made to look new. Descriptors 0, 1, 2 must be open, and of the kinds that programs get.
+
+    It is made for one process, or for all that are forked from it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.path = f"{folder}/{SOURCE_NAME}"
+        self.main = ModuleType("__main__")
+        self.main.__dict__.update(__builtins__=builtins, __file__=self.path, __loader__=None)
+        ours = [name for name in sys.modules if name == "rlvr" or name.startswith("rlvr.")]
+        # Kept, for to take them apart would cost each program more than all else at its start.
+        self._hidden = [sys.modules.pop(name) for name in ours]
+        sys.modules["__main__"] = self.main
+        sys.argv = [SOURCE_NAME]
+        sys.orig_argv = ["python", SOURCE_NAME]
+        sys.path.insert(0, folder)
+        if folder != HOME:
+            os.environ.update(HOME=folder, TMPDIR=folder)
+        # Not the server's: theirs have looked at what the descriptors were then.
+        sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _text(2, "w", errors="backslashreplace", line_buffering=True)  # type: ignore[misc]
+
+
 class PythonProgram:
     """What `serve` returns in a program's process, with all of the server's frames gone."""
 
-    def __init__(self, folder: str, source: int, source_bytes: int) -> None:
-        self.folder = folder
+    def __init__(self, interpreter: FreshInterpreter, source: int, source_bytes: int) -> None:
+        self.interpreter = interpreter
         self.source = source
         self.source_bytes = source_bytes
 
     def run(self) -> NoReturn:
         """Run the source, which descriptor `source` begins with, as a new interpreter would run a script."""
-        path = f"{self.folder}/{SOURCE_NAME}"
         text = os.pread(self.source, self.source_bytes, 0)
         os.close(self.source)
         os.close(CONTROL)
-        main = _fresh_interpreter(self.folder, path)
+        gc.enable()
+        path, names = self.interpreter.path, self.interpreter.main.__dict__
         code = 0
         try:
-            exec(compile(text, path, "exec", dont_inherit=True), main.__dict__)
+            exec(compile(text, path, "exec", dont_inherit=True), names)
         except SystemExit as end:
             code = _exit_code(end)
         except BaseException as error:  # noqa: BLE001 - of the program
             code = 1
             _report(error)
         _leave(code)
-
-
-def _fresh_interpreter(folder: str, path: str) -> ModuleType:
-    main = ModuleType("__main__")
-    main.__dict__.update(__builtins__=builtins, __file__=path, __loader__=None)
-    for name in [name for name in sys.modules if name == "rlvr" or name.startswith("rlvr.")]:
-        del sys.modules[name]
-    sys.modules["__main__"] = main
-    sys.argv = [SOURCE_NAME]
-    sys.orig_argv = ["python", SOURCE_NAME]
-    sys.path.insert(0, folder)
-    if folder != HOME:
-        os.environ.update(HOME=folder, TMPDIR=folder)
-    # Not the server's: theirs have looked at what the descriptors were then.
-    sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _text(2, "w", errors="backslashreplace", line_buffering=True)  # type: ignore[misc]
-    gc.enable()
-    return main
 
 
 def _text(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.sandbox.enclosure import Enclosure, enclose
+from rlvr.sandbox.executor import TemplateDied
 from rlvr.sandbox.isolation import RULESET
 from rlvr.sandbox.processes import inherited_bytes
 from rlvr.sandbox.python_program import PythonProgram
@@ -47,6 +48,9 @@ def serve(setup: Setup) -> PythonProgram:
         os._exit(1)
     gc.collect()
     gc.freeze()  # what is here stays: the collector must not touch, and so copy, pages shared with programs
+    program = enclosure.fork_template()
+    if program is not None:
+        return program
     connection.sendall(pack(READY))
     try:
         return _Server(enclosure, client).work()
@@ -94,6 +98,9 @@ class _Server:
     def _run(self, session: Session, stdin: int, *, last: bool) -> PythonProgram | None:
         try:
             ending = session.run(stdin, self._stdout, self._stderr)
+        except TemplateDied as error:
+            self._client.connection.sendall(pack(str(error)))
+            raise ClientGone from error
         except (SandboxFailure, OSError) as error:
             self._client.connection.sendall(pack(f"{type(error).__name__}: {error}"))
             os.close(stdin)

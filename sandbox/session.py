@@ -17,7 +17,7 @@ from rlvr.sandbox.executor import REPORT_BYTES, Report, ReportKind
 from rlvr.sandbox.isolation import PROGRAM
 from rlvr.sandbox.job import Limits, Status
 from rlvr.sandbox.processes import Usage, usage_beneath
-from rlvr.sandbox.python_program import PythonProgram
+from rlvr.sandbox.python_program import FreshInterpreter, PythonProgram
 from rlvr.sandbox.verdict import Seen, judge, last_words
 from rlvr.sandbox.wire import Ending, Job
 
@@ -204,7 +204,7 @@ class Session:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._init = self._enclosure.start(self._job, self._box, theirs.fileno())
         if self._init == 0:
-            return PythonProgram(self._box.path, PROGRAM + self._job.has_link, self._job.files[0][1])
+            return PythonProgram(FreshInterpreter(self._box.path), PROGRAM + self._job.has_link, self._job.files[0][1])
         theirs.close()
         return None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 
 from rlvr.sandbox.syscalls import Machine
 
@@ -16,20 +16,19 @@ class Kept:
 
 KEPT = Kept()
 KEPT_WORD = -(1 << 63)  # how KEPT looks in a row
-WORDS_PER_ROW = 8  # number, six arguments, keeps
+WORDS_PER_ROW = 9  # number, six arguments, their kinds, keeps
+KIND_BITS = 2
 
 
-class Pointers:
-    """A NULL-terminated array of C strings, as execve takes it."""
+class Kind(IntEnum):
+    """Of an argument: a number, or where in the table's memory it lies."""
 
-    def __init__(self, values: Sequence[bytes]) -> None:
-        self._strings = [ctypes.create_string_buffer(value) for value in values]
-        addresses = [ctypes.addressof(string) for string in self._strings]
-        self.array = ctypes.create_string_buffer(struct.pack(f"@{len(addresses) + 1}P", *addresses, 0))
+    NUMBER = 0
+    BYTES = 1  # a C string or a struct
+    STRINGS = 2  # an array of where the strings lie, with 0 at its end, as execve takes it once they are addresses
 
 
-Block = ctypes.Array[ctypes.c_char]
-Argument = int | bytes | Kept | Block | Pointers
+Argument = int | bytes | tuple[bytes, ...] | Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +41,48 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Steps in the form that the executors read: rows of eight words. Holds the memory that they point to."""
+    """Steps in the form that the executors read. Holds no addresses, so any process can run it."""
 
     rows: bytes
+    memory: bytes
     steps: tuple[Step, ...]
-    memory: tuple[Block | Pointers, ...]
-
-    def __add__(self, other: Table) -> Table:
-        return Table(self.rows + other.rows, self.steps + other.steps, self.memory + other.memory)
 
     def __len__(self) -> int:
         return len(self.steps)
 
 
 def compile_steps(machine: Machine, steps: Iterable[Step]) -> Table:
-    rows: list[bytes] = []
-    memory: list[Block | Pointers] = []
+    memory = _Memory()
     steps = tuple(steps)
-    for step in steps:
-        words = [_word(arg, memory) for arg in step.args] + [0] * (6 - len(step.args))
-        rows.append(struct.pack(f"={WORDS_PER_ROW}q", machine.numbers[step.call], *words, step.keeps))
-    return Table(b"".join(rows), steps, tuple(memory))
+    rows = [_row(machine.numbers[step.call], step, memory) for step in steps]
+    return Table(b"".join(rows), bytes(memory.content), steps)
 
 
-def _word(arg: Argument, memory: list[Block | Pointers]) -> int:
+def _row(number: int, step: Step, memory: _Memory) -> bytes:
+    words, kinds = [0] * 6, 0
+    for place, arg in enumerate(step.args):
+        words[place], kind = _word(arg, memory)
+        kinds |= kind << (KIND_BITS * place)
+    return struct.pack(f"={WORDS_PER_ROW}q", number, *words, kinds, step.keeps)
+
+
+def _word(arg: Argument, memory: _Memory) -> tuple[int, Kind]:
     if isinstance(arg, int):
-        return arg
+        return arg, Kind.NUMBER
     if isinstance(arg, Kept):
-        return KEPT_WORD
-    if isinstance(arg, Pointers):
-        memory.append(arg)
-        return ctypes.addressof(arg.array)
-    block = ctypes.create_string_buffer(arg) if isinstance(arg, bytes) else arg
-    memory.append(block)
-    return ctypes.addressof(block)
+        return KEPT_WORD, Kind.NUMBER
+    if isinstance(arg, bytes):
+        return memory.add(arg), Kind.BYTES
+    places = [memory.add(string) for string in arg]
+    return memory.add(struct.pack(f"={len(places) + 1}q", *places, 0)), Kind.STRINGS
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self.content = bytearray(8)  # so that no string lies at 0, which ends an array
+
+    def add(self, content: bytes) -> int:
+        place = len(self.content)
+        self.content += content
+        self.content += bytes(8 - len(content) % 8)  # a NUL at least, and the next one aligned
+        return place

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rlvr.sandbox.job import Limits, Status
 
 _HEAD_BYTES, _TAIL_BYTES = 500, 2000  # of stderr, where runtimes say what they died of
-_NEARLY = 0.9
+_NEARLY = 0.8  # runtimes hold memory that they have not touched yet
 
 # How runtimes say that the kernel refused them something, at their end. A program can write these words itself, and
 # so choose which kind of failure it is counted as: never whether.

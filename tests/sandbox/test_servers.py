@@ -17,14 +17,21 @@ from process_tree import all_beneath, servers_of
 
 from rlvr.sandbox import Limits, Program, Sandbox, Status, Tier, native
 
+# A program that can be seen to run, among what else a server has beneath it.
+FAMILY = "import os, time\nfor _ in range(5):\n    if os.fork() == 0: time.sleep(60); os._exit(0)\n"
+
+
+def family_lives(server: int) -> bool:
+    return len(all_beneath(server)) >= 6
+
 
 @pytest.mark.parametrize("tier", [Tier.FULL, Tier.LANDLOCK])
 def test_a_killed_server_is_replaced_and_its_job_run_again(tier: Tier) -> None:
     with Sandbox(slots=1, only_tier=tier) as sandbox, ThreadPoolExecutor(1) as threads:
         sandbox.run(Program("pass"))
         [first] = servers_of(os.getpid(), sandbox)
-        job = threads.submit(sandbox.run, Program("import time; time.sleep(0.5); print('whole')"))
-        wait_for(lambda: len(all_beneath(first)) >= 2)
+        job = threads.submit(sandbox.run, Program(FAMILY + "time.sleep(0.5); print('whole')"))
+        wait_for(lambda: family_lives(first))
         os.kill(first, signal.SIGKILL)
         result = job.result(30)
         assert (result.status, result.stdout) == (Status.OK, b"whole\n")
@@ -50,15 +57,27 @@ def test_the_tests_that_were_run_before_a_server_died_are_kept() -> None:
 def test_a_server_that_dies_again_and_again_is_a_failure_of_ours() -> None:
     with Sandbox(slots=1) as sandbox, ThreadPoolExecutor(1) as threads:
         sandbox.run(Program("pass"))
-        job = threads.submit(sandbox.run, Program("import time; time.sleep(60)"), limits=Limits(wall_s=60))
+        job = threads.submit(sandbox.run, Program(FAMILY + "time.sleep(60)"), limits=Limits(wall_s=60))
         while not job.done():
             for pid in servers_of(os.getpid(), sandbox):
-                if all_beneath(pid):
+                if family_lives(pid):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
         assert job.result().status is Status.SANDBOX_ERROR
         assert job.result().detail
         assert sandbox.run(Program("print(1)")).stdout == b"1\n", "and the next job has a new one"
+
+
+def test_a_server_without_its_template_is_replaced() -> None:
+    """In the full tier, with a C compiler, jobs are cloned from a child of the server: the one that an idle one has."""
+    with Sandbox(slots=1) as sandbox:
+        sandbox.run(Program("pass"))
+        [server] = servers_of(os.getpid(), sandbox)
+        for template in all_beneath(server):
+            os.kill(template, signal.SIGKILL)
+        for word in ("a", "b"):
+            result = sandbox.run(Program(f"print({word!r})"))
+            assert (result.status, result.stdout) == (Status.OK, f"{word}\n".encode())
 
 
 def test_with_servers_killed_at_random_no_job_is_lost_or_wrong() -> None:
