@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -48,17 +49,23 @@ class WorkerPool:
     `preload` names modules to import once, beforehand. A function that is imported by name (not defined in a
     notebook or a script) is imported by the worker on its first call, within that call's deadline: name its
     module here if that is slow. `memory_limit_bytes` caps the address space of a worker (RLIMIT_AS), shared
-    libraries and preloaded modules included.
+    libraries and preloaded modules included. A call whose process dies is given to another, `tries` times in all and
+    within its deadline: for functions that may run twice.
 
     Functions and arguments travel by cloudpickle. A function object is pickled once: what it closed over then
     is what workers see. No process is started before the first call, and none outlives this one.
     """
 
-    def __init__(self, *, size: int, preload: tuple[str, ...] = (), memory_limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, *, size: int, preload: tuple[str, ...] = (), memory_limit_bytes: int | None = None, tries: int = 1
+    ) -> None:
         if size < 1:
             raise ValueError(f"size: a pool needs at least one worker, got {size}")
+        if tries < 1:
+            raise ValueError(f"tries: a call is tried at least once, got {tries}")
         self.size = size
         self._setup = Setup(preload, memory_limit_bytes)
+        self._tries = tries
         self._owner_pid = os.getpid()
         self._mother: Mother | None = None
         self._mother_lock = threading.Lock()
@@ -77,18 +84,24 @@ class WorkerPool:
         """
         call = self._pickles.call(function, args, kwargs)
         with self._lease(await self._take_async()) as slot:
-            if not slot.ready():
-                # In a thread, because the first start takes as long as the preloaded modules take to import.
-                slot.worker = await asyncio.to_thread(self._start_worker)
-            return read_reply(await converse_async(slot.begin(call), deadline_s))
+            tries = _Tries(self._tries, deadline_s)
+            while True:
+                if not slot.ready():
+                    # In a thread, because the first start takes as long as the preloaded modules take to import.
+                    slot.worker = await asyncio.to_thread(self._start_worker)
+                with tries.next() as remaining_s:
+                    return read_reply(await converse_async(slot.begin(call), remaining_s))
 
     def run_blocking(self, function: Callable[..., T], /, *args: Any, deadline_s: float, **kwargs: Any) -> T:
         """The same as `run`, for a caller without an event loop. Safe to call from many threads at once."""
         call = self._pickles.call(function, args, kwargs)
         with self._lease(self._take_blocking()) as slot:
-            if not slot.ready():
-                slot.worker = self._start_worker()
-            return read_reply(converse_blocking(slot.begin(call), deadline_s))
+            tries = _Tries(self._tries, deadline_s)
+            while True:
+                if not slot.ready():
+                    slot.worker = self._start_worker()
+                with tries.next() as remaining_s:
+                    return read_reply(converse_blocking(slot.begin(call), remaining_s))
 
     def close(self) -> None:
         """End all processes. Calls in hand raise WorkerCrashed, queued and later ones RuntimeError."""
@@ -194,6 +207,26 @@ class WorkerPool:
 
 def _closed_error() -> RuntimeError:
     return RuntimeError("the WorkerPool is closed")
+
+
+class _Tries:
+    """How often a call may still be given to a worker, and the seconds that are left for it over all tries."""
+
+    def __init__(self, tries: int, deadline_s: float) -> None:
+        self._left = tries
+        self._remaining_s = deadline_s
+
+    @contextlib.contextmanager
+    def next(self) -> Iterator[float]:
+        """One try, with the time that it has. A crash passes silently where there is another try."""
+        self._left -= 1
+        started = time.monotonic()
+        try:
+            yield self._remaining_s
+        except WorkerCrashed:
+            self._remaining_s -= time.monotonic() - started
+            if self._left <= 0 or self._remaining_s <= 0:
+                raise
 
 
 class _Slot:

@@ -150,6 +150,28 @@ async def test_a_crash_is_told_from_a_failure(pool: WorkerPool, function: Callab
     assert await pool.run(double, 3, deadline_s=10) == 6
 
 
+def exit_at_first(attempts: Path, crashes: int) -> int:
+    attempts.write_text(attempts.read_text() + "x" if attempts.exists() else "x")
+    if len(attempts.read_text()) <= crashes:
+        os._exit(1)
+    return len(attempts.read_text())
+
+
+async def test_a_call_whose_worker_dies_is_given_to_another(tmp_path: Path) -> None:
+    with WorkerPool(size=1, tries=3) as pool:
+        assert await pool.run(exit_at_first, tmp_path / "loop", 2, deadline_s=30) == 3
+        assert pool.run_blocking(exit_at_first, tmp_path / "thread", 2, deadline_s=30) == 3
+        with pytest.raises(WorkerCrashed):
+            await pool.run(exit_at_first, tmp_path / "too often", 3, deadline_s=30)
+        assert (tmp_path / "too often").read_text() == "xxx"
+        assert pool.run_blocking(double, 4, deadline_s=30) == 8
+
+
+def test_a_call_is_tried_at_least_once() -> None:
+    with pytest.raises(ValueError, match="tries"):
+        WorkerPool(size=1, tries=0)
+
+
 def test_what_a_function_raises_comes_back_in_words(pool: WorkerPool) -> None:
     def fail() -> None:
         raise LookupError("no such row")

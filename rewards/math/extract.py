@@ -35,25 +35,32 @@ _TAIL_CHARACTERS = 2000
 _SHORT_CHARACTERS = 200
 _BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
 _BARE_BOX = re.compile(r"[^\s$\\{}]{0,40}\d[^\s$\\{}]{0,40}|[A-Za-z](?![A-Za-z])")
-_STATED = re.compile(r"(?i)\banswer(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?")
+_STATED = re.compile(
+    r"(?i)\b(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?|"
+    "答案(?:是|为|：|:)"
+)
 _A_LINE = re.compile(r"(?m)^[ \t]*A:")
 _PLEASANTRIES = re.compile(r"(?i)\.?\s*(?:I hope it is correct|<\|im_(?:start|end)\|>).*", re.DOTALL)
 _CLOSING = re.compile(r"final answer is:?\s*([^\n]+?)\.?\s*I hope it is correct", re.IGNORECASE)
 _BOX_GAP_NOISE = re.compile(r"\\(?:text|quad|qquad|[()\[\],;! ])|[\s$,;.:&{}*+]")
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _VALUE = re.compile(
+    r"\(\s*-?[\d./]+(?:\s*,\s*-?[\d./]+)+\s*\)|(?<![\w.:])\d+(?::\d+)+(?:\s*[ap]\.?m\b)?|"
     r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)[.,]?|\.)(?:(?<=[.,])\d+|(?<=\d))"
     r"(?:\s+\d+/\d+|/\d+)?(?:[eE][-+]?\d+)?(?:\s*(?:\\?%|percent|pct|thousand|million|billion|trillion))?"
 )
-_DENIED = re.compile(r"(?i)not\s+\S+$")
-_WORD = re.compile(r"[A-Za-z]{2,}")
+_NEXT_CLAUSE = re.compile(r"(?i)[,;.]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of|because|since)\b")
+_DENIED = re.compile(r"(?i)(?:\b(?:not|neither|nor|never)|n['’]t)\s+(?:[a-z]+\s+)?[$(]*$")
+_BOUND = re.compile(r"(?i)\b(?:at (?:least|most)|(?:more|less|greater|larger|smaller|fewer) than|between)\s+[$(]*$")
+_LISTED = re.compile(r"\s*(?:,\s*)?(?:(and|or)\s+)?", re.IGNORECASE)
+_WORD = re.compile("[A-Za-z]{2,}|[一-鿿]")
 _COMMAND = re.compile(
     r"\\(?:begin|end)\{\w+\}(?:\{[clr|]*\})?|\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
 )
 _MATH_WORDS = {
     *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "exp", "ln"),
     *("log", "sqrt", "pi", "max", "min", "gcd", "lcm", "mod", "or", "and", "infty", "inf"),
-    *("percent", "pct", "percentage", "cm", "mm", "km", "kg"),
+    *("percent", "pct", "percentage", "cm", "mm", "km", "kg", "或", "和"),
 }
 
 
@@ -75,7 +82,7 @@ def final_answer(completion: str) -> FinalAnswer | None:
     statements = [*_A_LINE.finditer(text), *_STATED.finditer(text)]
     if statements:
         last = max(statements, key=lambda match: match.start())
-        return _found(_reading(_first_line(text[last.end() :])), Source.ANSWER_LINE)
+        return _found(_statement(_first_line(text[last.end() :])), Source.ANSWER_LINE)
     return _found(_reading(text), Source.LAST_VALUE)
 
 
@@ -165,11 +172,19 @@ def _found(text: str | None, source: Source) -> FinalAnswer | None:
     return FinalAnswer(text.strip(), source) if text is not None and text.strip() else None
 
 
+def _statement(text: str) -> str | None:
+    """What follows "the answer is". "8, not 7" is 8; "not 7" and "at most 7" stay as they are: equal to no number."""
+    text = _NEXT_CLAUSE.split(text[:_TAIL_CHARACTERS].strip(), maxsplit=1)[0]
+    values = _listed_values(text) if _is_wordy(text) else []
+    before = text[: values[0].start] if values else ""
+    return text if _DENIED.search(before) or _BOUND.search(before) else _reading(text)
+
+
 def _reading(text: str) -> str | None:
-    """The answer in a statement: all of it where it is an expression or a few words, else its last value."""
+    """The answer in a text: all of it where it is an expression or a few words, else its last value."""
     text = _PLEASANTRIES.sub("", text[-_TAIL_CHARACTERS:]).strip().strip("*`").strip()
     short = len(text) <= _SHORT_CHARACTERS and "\n" not in text
-    if short and (not _is_wordy(text) or _DENIED.match(text)):
+    if short and not _is_wordy(text):
         return text
     return _last_value(text) or (text if short else None)
 
@@ -180,12 +195,38 @@ def _is_wordy(text: str) -> bool:
 
 
 def _last_value(text: str) -> str | None:
-    """The math span or the number outside one that ends last; prices make no span of what lies between them."""
-    last, end = None, 0
+    values = _listed_values(text)
+    if not values or _DENIED.search(text[: values[0].start]):
+        return None
+    return ", ".join(value.text for value in values)
+
+
+def _listed_values(text: str) -> list[_Value]:
+    """The math span or number that ends last, behind those it is listed with, as in "1, 2 and 3"."""
+    values = _values(text)
+    first = len(values) - 1
+    joined = False
+    while first > 0 and (gap := _LISTED.fullmatch(text, values[first - 1].end, values[first].start)):
+        joined = joined or gap[1] is not None
+        if not joined:
+            break
+        first -= 1
+    return values[max(first, 0) :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    text: str
+    start: int
+    end: int
+
+
+def _values(text: str) -> list[_Value]:
+    """The math spans, and the numbers behind them; prices make no span of what lies between them."""
+    found: list[_Value] = []
     for span in _MATH_SPAN.finditer(text):
         content = next(group for group in span.groups() if group is not None)
         if not _is_wordy(content):
-            last, end = content, span.end()
-    for value in _VALUE.finditer(text, end):
-        last = value.group()
-    return last
+            found.append(_Value(content, span.start(), span.end()))
+    start = found[-1].end if found else 0
+    return found + [_Value(value.group(), value.start(), value.end()) for value in _VALUE.finditer(text, start)]

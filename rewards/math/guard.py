@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 
-MAX_CHARACTERS = 1000
+_MAX_CHARACTERS = 1000
 _MAX_DEPTH = 12
 _MAX_DIGITS = 400
 _MAX_EXPONENT = 10_000
 _MAX_FACTORIAL = 2500
 _MAX_INDEX = 1000
+_MAX_BINOMIAL = 10_000
 _MAX_EXPONENT_OF_SUM = 60
 _MAX_BARS = 12
 _MAX_EQUALS = 8
@@ -25,23 +26,30 @@ _FACTORIAL_NAME = re.compile(r"factorial|\\Gamma|\bgamma\b")
 _BINOMIAL = re.compile(r"\\[dt]?binom|\\choose|\\operatorname\s*\{C\}|binomial")
 _SUM = re.compile(r"\\(?:sum|prod|int)(?![a-zA-Z])")
 _NUMBER = re.compile(r"\d+")
+_CHAIN_OF_SIGNS = re.compile(r"(?:[-+√!]\s*){9}|(?:/\s*\d+\s*){9}|(?:\^\s*\d+\s*){4}")
+
+
+def ill_formed(text: str) -> str | None:
+    """Why a text is not even read as an answer, in a few words, or None where it is."""
+    if len(text) > _MAX_CHARACTERS:
+        return f"longer than {_MAX_CHARACTERS:,} characters"
+    return f"nested more than {_MAX_DEPTH} deep" if _too_deep(text) else None
 
 
 def too_costly(text: str) -> str | None:
-    """Why a normalised answer must not be evaluated, in a few words, or None where it may be."""
-    if len(text) > MAX_CHARACTERS:
-        return f"longer than {MAX_CHARACTERS} characters"
-    if too_deep(text):
-        return f"nested deeper than {_MAX_DEPTH}"
+    """What makes a normalised answer too costly for computer algebra, in a few words, or None where it is not."""
+    if len(text) > 2 * _MAX_CHARACTERS:
+        return "too many characters"
     if _LONG_NUMBER.search(text):
         return f"a number of more than {_MAX_DIGITS} digits"
     if text.count("|") > _MAX_BARS or text.count("=") > _MAX_EQUALS:
         return "a chain of equations or absolute values"
+    if _CHAIN_OF_SIGNS.search(text):
+        return "a chain of signs"
     return _costly_powers(text) or _costly_factorials(text) or _costly_indices(text)
 
 
-def too_deep(text: str) -> bool:
-    """Whether brackets are nested deeper than code that follows them should go."""
+def _too_deep(text: str) -> bool:
     depth = 0
     for character in text:
         if character in "({[":
@@ -65,6 +73,8 @@ def _costly_powers(text: str) -> str | None:
             if number > _MAX_EXPONENT:
                 return f"an exponent above {_MAX_EXPONENT}"
             group = _group_before(text, match.start() - 1) if text[: match.start()].endswith((")", "}")) else ""
+            if text[: match.start()].removesuffix(group).endswith("_"):
+                group = ""  # the upper bound of a sum
             if number > _MAX_EXPONENT_OF_SUM and (re.search("[a-zA-Z!]", group)):
                 return "a high power of a sum or a factorial"
             powers *= number if group else 1
@@ -90,10 +100,11 @@ def _costly_factorials(text: str) -> str | None:
 
 
 def _costly_indices(text: str) -> str | None:
-    if (_BINOMIAL.search(text) or _SUM.search(text)) and (
-        (_largest(text) or 0) > _MAX_INDEX or (re.search(r"\d\s*\^\s*\{?\s*\d", text) and _BINOMIAL.search(text))
-    ):
-        return "a sum, product or binomial of large numbers"
+    largest = _largest(text) or 0
+    if _SUM.search(text) and largest > _MAX_INDEX:
+        return "a sum, product or integral over large numbers"
+    if _BINOMIAL.search(text) and (largest > _MAX_BINOMIAL or re.search(r"\d\s*\^\s*\{?\s*\d", text)):
+        return "a binomial of large numbers"
     return None
 
 

@@ -6,45 +6,68 @@ Numbers are compared to more digits than a float has; Math-Verify parses, and ju
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
 
-from rlvr.rewards.math.exact import same_value
+from rlvr.rewards.math.quantity import read_quantity
 from rlvr.rewards.math.structure import same
+from rlvr.rewards.math.units import conversion
+from rlvr.rewards.math.values import same_value
 
 # It warns that timeouts are off. They are: the process is killed at its deadline instead.
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
-_DIGITS = 40
+_DIGITS = 100
+_SPARE_DIGITS = 10
 _LATEX = [LatexExtractionConfig()]
 _POINTS = (sympy.Rational(17, 11), sympy.Rational(29, 13), sympy.Rational(53, 19))
 _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
-# What sympy raises on input that makes no sense as mathematics.
+# What Math-Verify's parser passes over, or reads as something else: `7 8` as 15, `7_3` and `7\ldots` as 7.
+_MISREAD = re.compile(r"(?<![_^\d])\d+ \d|\d_|\\ldots|\\approx|\\pmod|\\text\s*\{[^{}]*\}\s*$|^\\text\s*\{")
+_PRIMED = re.compile(r"([a-zA-Z])('+|\^\\prime|\^\{\\prime\})")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
+# What sympy raises on input that makes no sense as mathematics, or that it cannot do: it says NotImplementedError
+# for sets and relations that it cannot simplify. The answer was then not shown to be the reference.
 _ALGEBRA_ERRORS = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
 
 
-def same_symbolically(reference: str, answer: str, tolerance: float) -> bool:
-    """Whether two normalised answers are equal. What cannot be parsed is not."""
+def same_as_any(references: Sequence[str], answer: str, tolerance: float) -> bool:
+    """Whether a normalised answer equals one of the normalised references. What cannot be parsed does not."""
+    return any(_same_symbolically(reference, answer, tolerance) for reference in references)
+
+
+def _same_symbolically(reference: str, answer: str, tolerance: float) -> bool:
     verdict = same(reference, answer, partial(_same_leaf, tolerance=tolerance))
-    return bool(verdict) if verdict is not None else _same_by_math_verify(reference, answer)
+    return _same_by_math_verify(reference, answer) if verdict is None else verdict
 
 
 def _same_leaf(reference: str, answer: str, *, tolerance: float) -> bool | None:
     verdict = same_value(reference, answer, tolerance)
     if verdict is not None:
         return verdict
-    left, right = _parsed(reference), _parsed(answer)
-    if left is None or right is None:
+    left, right = read_quantity(reference), read_quantity(answer)
+    factor = conversion(left.unit, right.unit)
+    expressions = _parsed(left.body), _parsed(right.body)
+    if factor is None or expressions[0] is None or expressions[1] is None:
         return False
-    return _same_expression(left, right, tolerance)
+    scale = sympy.Rational(factor.numerator, factor.denominator) * right.scale / left.scale
+    return _same_expression(expressions[0], expressions[1] if scale == 1 else scale * expressions[1], tolerance)
 
 
 @lru_cache(maxsize=1024)
 def _parsed(latex: str) -> sympy.Basic | None:
-    found = parse(f"${latex}$", extraction_config=_LATEX, parsing_timeout=None)
-    return found[0] if found and isinstance(found[0], sympy.Basic | sympy.MatrixBase) else None
+    if _MISREAD.search(latex):
+        return None
+    spelt = _PRIMED.sub(r"\1_{1}", _DEGREES.sub(r"\\frac{\1\\pi}{180}", latex))
+    found = parse(f"${spelt}$", extraction_config=_LATEX, parsing_timeout=None)
+    if not found or not isinstance(found[0], sympy.Basic | sympy.MatrixBase):
+        return None
+    # A decimal is exactly what was written, and no binary float near it.
+    return found[0].replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))
 
 
 def _same_expression(left: sympy.Basic, right: sympy.Basic, tolerance: float) -> bool:
@@ -55,11 +78,9 @@ def _same_expression(left: sympy.Basic, right: sympy.Basic, tolerance: float) ->
             return True
         if isinstance(left, sympy.Eq) and isinstance(right, sympy.Eq):
             return _same_equation(left, right)
-        if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)) or left.is_Matrix or right.is_Matrix:
             return _verified(left, right)
         left, right = _with_imaginary_unit(left), _with_imaginary_unit(right)
-        if left.is_Matrix or right.is_Matrix:
-            return _verified(left, right)
         if not left.free_symbols and not right.free_symbols:
             return _same_number(left, right, tolerance)
         if _differ_somewhere(left, right):
@@ -83,13 +104,11 @@ def _same_number(reference: sympy.Expr, answer: sympy.Expr, tolerance: float) ->
         return True
     if left.is_Rational and right.is_Rational and not tolerance:
         return False
-    difference = abs(sympy.N(left - right, _DIGITS))
-    size = max(abs(sympy.N(left, _DIGITS)), abs(sympy.N(right, _DIGITS)))
-    if not (difference.is_comparable and difference.is_finite):
+    numbers = sympy.N(left, _DIGITS), sympy.N(right, _DIGITS)
+    if not all(number.is_number and number.is_finite for number in numbers):
         return False
-    # A decimal is as exact as it was written: twelve digits and more stand for the exact value.
-    digits = 12 if left.has(sympy.Float) or right.has(sympy.Float) else _DIGITS - 10
-    return bool(difference <= size * max(sympy.Float(10) ** -digits, tolerance))
+    size = max(abs(number) for number in numbers)
+    return bool(abs(numbers[0] - numbers[1]) <= size * max(sympy.Float(10) ** (_SPARE_DIGITS - _DIGITS), tolerance))
 
 
 def _real_roots(expression: sympy.Expr) -> sympy.Expr:
@@ -141,7 +160,7 @@ def _values(expression: sympy.Expr) -> list[sympy.Expr]:
 
 
 def _close(left: sympy.Expr, right: sympy.Expr) -> bool:
-    return bool(abs(left - right) <= abs(right) * sympy.Float(10) ** -10)
+    return bool(abs(left - right) <= abs(right) * sympy.Float(10) ** -40)
 
 
 def _zero_for_positive(left: sympy.Expr, right: sympy.Expr) -> bool:

@@ -2,46 +2,73 @@
 
 What an outcome means:
 
-* SCORED 1.0: equal. SCORED 0.0: not equal, or no final answer, or one in a form that is refused unseen because
-  it is too costly to compute (a tower of powers, `(10^9)!`, 100,000 characters) while the reference is not: a
-  model cannot leave a zero behind by writing what cannot be checked.
-* NO_VERDICT: the reference itself is missing or too costly, and the answer is not the same text.
-* TIMEOUT, CRASHED: computer algebra did not finish, or its process died. That says nothing of the answer.
+* SCORED 1.0: equal to a reference. SCORED 0.0: not equal, or no final answer; what is longer than 1,000 characters or
+  nested more than 12 deep is no final answer, so that a model cannot leave a zero behind by writing at length.
+* NO_VERDICT: it cannot be decided at a reasonable cost (a sum of 10^8 terms), or the reference itself is missing
+  or of no such form, and the answer is not the same text.
+* TIMEOUT, CRASHED: computer algebra did not finish, or its process died, also when tried again. That says nothing
+  of the answer.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rlvr.rewards.math.exact import same_value
 from rlvr.rewards.math.extract import FinalAnswer, final_answer, reference_answer
-from rlvr.rewards.math.guard import MAX_CHARACTERS, too_costly, too_deep
+from rlvr.rewards.math.guard import ill_formed, too_costly
 from rlvr.rewards.math.latex import normalise
 from rlvr.rewards.math.structure import same
+from rlvr.rewards.math.values import same_value
 from rlvr.types import Outcome, Score
 from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
 
+Reference = str | int | float
 _SHOWN_CHARACTERS = 80
+_MAX_REMEMBERED_CHARACTERS = 2000
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """An answer beside its references, each as it was written."""
+
+    found: FinalAnswer
+    references: tuple[str, ...]
+    tolerance: float
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.tolerance, self.found, *self.references)
+
+    def score(self, equal: bool) -> Score:
+        detail = f"{self.found.source.value} {_shown(self.found.text)}"
+        expected = " or ".join(_shown(reference) for reference in self.references)
+        return Score(float(equal), detail=detail if equal else f"{detail}, expected {expected}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What the fast path leaves open. `key` is the reference and the answer as they were written."""
+    """What the fast path leaves open, in normalised text."""
 
-    key: tuple[str, str]
-    found: FinalAnswer
-    reference: str
+    judged: _Judged
+    references: tuple[str, ...]
     answer: str
+
+    @property
+    def arguments(self) -> tuple[tuple[str, ...], str, float]:
+        return self.references, self.answer, self.judged.tolerance
 
 
 class MathVerifier:
-    """Compares a completion's final answer with a reference.
+    """Compares a completion's final answer with one reference or several, of which any will do.
 
     At most `workers` processes, each call under `deadline_s` (seconds) from when a worker takes it, each process
-    under `memory_limit_bytes` of address space. `tolerance` is relative to the reference, for numbers; 0 asks for
-    equal ones. Up to `cache_size` pairs of reference and answer are remembered.
+    under `memory_limit_bytes` of address space. Up to `cache_size` verdicts are remembered.
+
+    `tolerance`, of each call, is relative to the reference, and for numbers; 0 asks for equal ones.
     """
 
     def __init__(
@@ -49,46 +76,44 @@ class MathVerifier:
         *,
         workers: int | None = None,
         deadline_s: float = 1.0,
-        tolerance: float = 0.0,
         memory_limit_bytes: int = 2 * 1024**3,
         cache_size: int = 100_000,
     ) -> None:
-        if not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance: expected a share of the reference from 0 to below 1, got {tolerance}")
         self._deadline_s = deadline_s
-        self._tolerance = tolerance
         self._workers = workers or min(4, os.cpu_count() or 1)
         self._memory_limit_bytes = memory_limit_bytes
         self._pool = self._new_pool()
         self._cache = _Cache(cache_size)
 
-    async def score(self, completion: str, answer: str | int | float) -> Score:
-        """1.0 or 0.0, or an outcome without a value. Raises TypeError where `answer` is no string or number."""
-        judged = self._judge_fast(completion, answer)
-        if isinstance(judged, Score):
-            return judged
-        arguments = (_compare_in_worker, judged.reference, judged.answer, self._tolerance)
-        try:
-            equal = await self._pool.run(*arguments, deadline_s=self._deadline_s)
-        except (WorkerTimeout, WorkerCrashed, WorkerFailed) as error:
-            return _undecided(error)
-        return self._cache.keep(judged.key, _scored(equal, judged.found, judged.key[0]))
+    async def score(self, completion: str, answer: Reference | Sequence[Reference], tolerance: float = 0.0) -> Score:
+        """1.0 or 0.0, or an outcome without a value.
 
-    def score_blocking(self, completion: str, answer: str | int | float) -> Score:
-        """The same as `score`, for a caller without an event loop."""
-        judged = self._judge_fast(completion, answer)
-        if isinstance(judged, Score):
-            return judged
-        arguments = (_compare_in_worker, judged.reference, judged.answer, self._tolerance)
+        Raises TypeError where `answer` is neither a string, a number nor a list of them, ValueError for a tolerance
+        that is no share.
+        """
+        question = self._judge_fast(completion, answer, tolerance)
+        if isinstance(question, Score):
+            return question
         try:
-            equal = self._pool.run_blocking(*arguments, deadline_s=self._deadline_s)
+            equal = await self._pool.run(_compare_in_worker, *question.arguments, deadline_s=self._deadline_s)
         except (WorkerTimeout, WorkerCrashed, WorkerFailed) as error:
             return _undecided(error)
-        return self._cache.keep(judged.key, _scored(equal, judged.found, judged.key[0]))
+        return self._remember(question.judged, question.judged.score(equal))
+
+    def score_blocking(self, completion: str, answer: Reference | Sequence[Reference], tolerance: float = 0.0) -> Score:
+        """The same as `score`, for a caller without an event loop."""
+        question = self._judge_fast(completion, answer, tolerance)
+        if isinstance(question, Score):
+            return question
+        try:
+            equal = self._pool.run_blocking(_compare_in_worker, *question.arguments, deadline_s=self._deadline_s)
+        except (WorkerTimeout, WorkerCrashed, WorkerFailed) as error:
+            return _undecided(error)
+        return self._remember(question.judged, question.judged.score(equal))
 
     def warm_up(self) -> None:
         """Start the processes now rather than at the first answer that needs algebra; takes some seconds."""
-        self._pool.run_blocking(_compare_in_worker, "x", "x", 0.0, deadline_s=60.0)
+        self._pool.run_blocking(_compare_in_worker, ("x",), "x", 0.0, deadline_s=60.0)
 
     def close(self) -> None:
         """End the processes. A later call starts them again."""
@@ -100,56 +125,71 @@ class MathVerifier:
             size=self._workers,
             preload=("rlvr.rewards.math.warm",),
             memory_limit_bytes=self._memory_limit_bytes,
+            tries=_TRIES,
         )
 
-    def _judge_fast(self, completion: str, answer: str | int | float) -> Score | _Question:
-        """A score where text, exact numbers or the guard decide; else what to ask a worker."""
-        expected = reference_answer(answer)
-        if not expected:
+    def _judge_fast(
+        self, completion: str, answer: Reference | Sequence[Reference], tolerance: float
+    ) -> Score | _Question:
+        """A score where text, values or the guard decide; else what to ask a worker."""
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"tolerance: expected a share of the reference from 0 to below 1, got {tolerance}")
+        references = _references(answer)
+        if not references:
             return Score(None, Outcome.NO_VERDICT, detail="the reference answer is empty")
+        if completion.strip() in references:
+            return Score(1.0, detail="the text of the reference itself")
         found = final_answer(completion)
         if found is None:
             return Score(0.0, detail="no final answer found")
-        key = (expected, found.text)
-        if (known := self._cache.get(key)) is not None:
+        judged = _Judged(found, references, tolerance)
+        if (known := self._cache.get(judged.key)) is not None:
             return known
-        judged = self._decide(found, expected)
-        return self._cache.keep(key, judged) if isinstance(judged, Score) else judged
+        decided = _decide(judged)
+        return self._remember(judged, decided) if isinstance(decided, Score) else decided
 
-    def _decide(self, found: FinalAnswer, expected: str) -> Score | _Question:
-        if found.text.split() == expected.split():
-            return _scored(True, found, expected)
-        for text, is_reference in ((expected, True), (found.text, False)):
-            if len(text) > MAX_CHARACTERS or too_deep(text):
-                return _refused(f"longer than {MAX_CHARACTERS} characters or deeply nested", is_reference, found)
-        reference, answer = normalise(expected), normalise(found.text)
-        verdict = same(reference, answer, partial(same_value, tolerance=self._tolerance))
-        if verdict is not None:
-            return _scored(verdict, found, expected)
-        for text, is_reference in ((reference, True), (answer, False)):
-            if reason := too_costly(text):
-                return _refused(reason, is_reference, found)
-        return _Question((expected, found.text), found, reference, answer)
+    def _remember(self, judged: _Judged, score: Score) -> Score:
+        if len(judged.found.text) <= _MAX_REMEMBERED_CHARACTERS:
+            self._cache.keep(judged.key, score)
+        return score
 
 
-def _compare_in_worker(reference: str, answer: str, tolerance: float) -> bool:
+def _references(answer: Reference | Sequence[Reference]) -> tuple[str, ...]:
+    alternatives = answer if isinstance(answer, Sequence) and not isinstance(answer, str) else [answer]
+    return tuple(filter(None, map(reference_answer, alternatives)))
+
+
+def _decide(judged: _Judged) -> Score | _Question:
+    found = judged.found
+    if any(found.text.split() == reference.split() for reference in judged.references):
+        return judged.score(True)
+    references = [reference for reference in judged.references if not ill_formed(reference)]
+    if not references:
+        reason = ill_formed(judged.references[0])
+        return Score(None, Outcome.NO_VERDICT, detail=f"the reference cannot be compared: it is {reason}")
+    if reason := ill_formed(found.text):
+        return Score(0.0, detail=f"{found.source.value} {_shown(found.text)}, no final answer: it is {reason}")
+    answer = normalise(found.text)
+    open_references = []
+    for reference in map(normalise, references):
+        verdict = same(reference, answer, partial(same_value, tolerance=judged.tolerance))
+        if verdict:
+            return judged.score(True)
+        if verdict is None:
+            open_references.append(reference)
+    if not open_references:
+        return judged.score(False)
+    for text in (*open_references, answer):
+        if reason := too_costly(text):
+            return Score(None, Outcome.NO_VERDICT, detail=f"too costly to compare: {_shown(text)} has {reason}")
+    return _Question(judged, tuple(open_references), answer)
+
+
+def _compare_in_worker(references: tuple[str, ...], answer: str, tolerance: float) -> bool:
     # Imported here: computer algebra is for workers, and this module is for everyone.
-    from rlvr.rewards.math.symbolic import same_symbolically
+    from rlvr.rewards.math.symbolic import same_as_any
 
-    return same_symbolically(reference, answer, tolerance)
-
-
-def _scored(equal: bool, found: FinalAnswer, expected: str) -> Score:
-    value = 1.0 if equal else 0.0
-    detail = f"{found.source.value} {_shown(found.text)}"
-    return Score(value, detail=detail if equal else f"{detail}, expected {_shown(expected)}")
-
-
-def _refused(reason: str, is_reference: bool, found: FinalAnswer) -> Score:
-    if is_reference:
-        return Score(None, Outcome.NO_VERDICT, detail=f"the reference is too costly to compare: {reason}")
-    detail = f"{found.source.value} {_shown(found.text)}, refused as too costly to check: {reason}"
-    return Score(0.0, detail=detail)
+    return same_as_any(references, answer, tolerance)
 
 
 def _undecided(error: WorkerTimeout | WorkerCrashed | WorkerFailed) -> Score:
@@ -162,18 +202,16 @@ def _shown(text: str) -> str:
 
 
 class _Cache:
-    """Scores by reference and answer. When full, the oldest goes. Safe in threads: each step is one operation."""
+    """Scores by what was compared. When full, the oldest goes. Safe in threads: each step is one operation."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._scores: dict[tuple[str, str], Score] = {}
+        self._scores: dict[tuple[object, ...], Score] = {}
 
-    def get(self, key: tuple[str, str]) -> Score | None:
+    def get(self, key: tuple[object, ...]) -> Score | None:
         return self._scores.get(key)
 
-    def keep(self, key: tuple[str, str], score: Score) -> Score:
-        if len(key[0]) + len(key[1]) <= 2 * MAX_CHARACTERS:
-            self._scores[key] = score
+    def keep(self, key: tuple[object, ...], score: Score) -> None:
+        self._scores[key] = score
         while len(self._scores) > self._size:
             self._scores.pop(next(iter(self._scores)), None)
-        return score

@@ -3,12 +3,13 @@
 Each worker inherits them, so that the first answer it judges takes no longer than the next.
 """
 
-from rlvr.rewards.math.symbolic import same_symbolically
+from rlvr.rewards.math.symbolic import same_as_any
 
 for _reference, _answer in [
-    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
-    (r"x^2+2x+1", r"(x+1)^2"),
-    (r"2x+4y=3", r"y=-\frac{1}{2}x+\frac{3}{4}"),
-    (r"\sin^2 x", r"1-\cos^2 x"),
+    (r"\ln(xy)", r"\ln x+\ln y"),
+    (r"(-\infty,1)\cup(1,2)", r"(-\infty,2)\cup(3,4)"),
+    (r"3+4i", r"(2+i)^2"),
+    (r"\sum_{k=0}^{n-1}2^k", r"2^n-1"),
+    (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2i"),
 ]:
-    same_symbolically(_reference, _answer, 0.0)
+    same_as_any([_reference], _answer, 0.0)
