@@ -14,6 +14,8 @@ _MAX_DIGITS = 400
 _MAX_EXPONENT = 10_000
 _MAX_FACTORIAL = 2500
 _MAX_INDEX = 1000
+_MAX_INDEX_OF_POWERS = 50
+_MAX_PARSED_CHARACTERS = 600  # parsing alone takes most of a second
 _MAX_BINOMIAL = 10_000
 _MAX_EXPONENT_OF_SUM = 60
 _MAX_BARS = 12
@@ -25,6 +27,8 @@ _FACTORIAL = re.compile(r"(\d*)\s*(\)|\}|[a-zA-Z])?\s*!")
 _FACTORIAL_NAME = re.compile(r"factorial|\\Gamma|\bgamma\b")
 _BINOMIAL = re.compile(r"\\[dt]?binom|\\choose|\\operatorname\s*\{C\}|binomial")
 _SUM = re.compile(r"\\(?:sum|prod|int)(?![a-zA-Z])")
+_SUM_OR_PRODUCT = re.compile(r"\\(?:sum|prod)(?![a-zA-Z])")
+_NESTED_POWER = re.compile(r"\^\s*\{[^{}]*[\^!]|!\s*\^|[)}]\s*!")
 _NUMBER = re.compile(r"\d+")
 _CHAIN_OF_SIGNS = re.compile(r"(?:[-+√!]\s*){9}|(?:/\s*\d+\s*){9}|(?:\^\s*\d+\s*){4}")
 
@@ -38,8 +42,8 @@ def ill_formed(text: str) -> str | None:
 
 def too_costly(text: str) -> str | None:
     """What makes a normalised answer too costly for computer algebra, in a few words, or None where it is not."""
-    if len(text) > 2 * _MAX_CHARACTERS:
-        return "too many characters"
+    if len(text) > _MAX_PARSED_CHARACTERS:
+        return f"more than {_MAX_PARSED_CHARACTERS} characters"
     if _LONG_NUMBER.search(text):
         return f"a number of more than {_MAX_DIGITS} digits"
     if text.count("|") > _MAX_BARS or text.count("=") > _MAX_EQUALS:
@@ -103,6 +107,8 @@ def _costly_indices(text: str) -> str | None:
     largest = _largest(text) or 0
     if _SUM.search(text) and largest > _MAX_INDEX:
         return "a sum, product or integral over large numbers"
+    if _SUM_OR_PRODUCT.search(text) and largest > _MAX_INDEX_OF_POWERS and _NESTED_POWER.search(text):
+        return "a sum or product of towers or factorials"
     if _BINOMIAL.search(text) and (largest > _MAX_BINOMIAL or re.search(r"\d\s*\^\s*\{?\s*\d", text)):
         return "a binomial of large numbers"
     return None

@@ -50,7 +50,7 @@ def same(reference: str, answer: str, leaf: Leaf) -> bool | None:
 def _same_lists(left: list[str], right: list[str], leaf: Leaf) -> bool | None:
     """Two lists in any order; a list and one set, tuple or matrix; the same names must hold the same values."""
     if max(len(left), len(right)) > _MAX_PARTS:
-        return None
+        return False if is_number(left[0]) and len(left) == 1 else None
     if len(left) == 1 or len(right) == 1:
         return _same_list_and_compound(left, right, leaf)
     if all(read_compound(item) for item in [*left, *right]):
