@@ -90,7 +90,7 @@ def terms_of(teacher: str, given: Sequence[str] = ()) -> TeacherTerms:
     folder = Path(teacher)
     found: dict[str, str] = dict.fromkeys(given, "given by the user")
     if not found:
-        found = _from_table(teacher) or (_from_card(folder) if folder.is_dir() else {})
+        found = _from_table(teacher) or (_from_card(folder) or _from_run(folder) if folder.is_dir() else {})
     if folder.is_dir():
         found = dict.fromkeys(inherited_licences(folder), "inherited from its own teachers") | found
     if not found:
@@ -232,6 +232,16 @@ def _from_card(folder: Path) -> dict[str, str]:
     for model in base if isinstance(base, list) else [base] if base else []:
         found |= {licence: f"its base model {model}: {why}" for licence, why in _from_table(str(model)).items()}
     return found
+
+
+def _from_run(folder: Path) -> dict[str, str]:
+    """A policy in its run's folder has no card yet: it has the licences of the model that the run began with."""
+    config = folder.parent / "config.yaml"
+    if folder.name != "policy" or not config.is_file():
+        return {}
+    began_with = str(yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["name"])
+    terms = terms_of(began_with)
+    return {licence.id: f"{config}: the run began with {began_with}" for licence in terms.licences}
 
 
 def _head(card: Path) -> Mapping[str, Any]:

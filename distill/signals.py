@@ -77,6 +77,33 @@ class Signal:
         return replace(row, rl=replace(rl, advantages=advantages))
 
 
+def parse_divergence(word: str) -> Divergence:
+    """`reverse`, `forward`, `jsd:BETA`, `skewed_forward:ALPHA` or `skewed_reverse:ALPHA`. Raises SignalError."""
+    name, _, number = word.partition(":")
+    plain = {"reverse": Divergence.reverse_kl, "forward": Divergence.forward_kl}
+    mixed = {
+        "jsd": Divergence.jensen_shannon,
+        "skewed_forward": Divergence.skewed_forward_kl,
+        "skewed_reverse": Divergence.skewed_reverse_kl,
+    }
+    try:
+        if name in mixed and number:
+            return mixed[name](float(number))
+        if name in plain and not number:
+            return plain[name]()
+    except ValueError as error:
+        raise SignalError(f"--divergence {word}: {error}") from None
+    raise SignalError(f"--divergence {word}: expected {', '.join(plain)}, or one of {', '.join(mixed)} with :NUMBER")
+
+
+def parse_kind(word: str) -> SignalKind:
+    """Raises SignalError."""
+    try:
+        return SignalKind(word)
+    except ValueError:
+        raise SignalError(f"--signal {word}: expected one of {', '.join(SignalKind)}") from None
+
+
 def first_trained(row: Row) -> int:
     """The place of the first token that is trained."""
     return row.trained.index(True)

@@ -18,7 +18,7 @@ from rlvr.run_folder import RunFolder, refuse_used
 if TYPE_CHECKING:
     from rlvr.evaluation import EvaluationReport
     from rlvr.supervised import SupervisedResult
-    from rlvr.training import RunResult
+    from rlvr.training import RunResult, Teaching
 
 T = TypeVar("T")
 RewardLike = str | Reward | Callable[..., Any]
@@ -85,7 +85,9 @@ def sft(
     return run_coroutine(run_supervised(checked, resume=resume))
 
 
-def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resume: bool) -> RunResult:
+def run_config(
+    config: Config, rewards: Sequence[Reward] | None = None, *, resume: bool, teaching: Teaching | None = None
+) -> RunResult:
     """Train as a checked config says. `rewards` given as objects take the place of those it names."""
     from rlvr.cluster import disconnect_ray
     from rlvr.console import Console
@@ -98,7 +100,7 @@ def run_config(config: Config, rewards: Sequence[Reward] | None = None, *, resum
     folder, checkpoint = open_run(config, resume=resume)
     with Console(config.steps) as console:
         try:
-            return run_coroutine(run_training(job, folder, checkpoint, console))
+            return run_coroutine(run_training(job, folder, checkpoint, console, teaching))
         finally:
             if config.cluster.backend == "ray":
                 disconnect_ray()

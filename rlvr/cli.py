@@ -52,7 +52,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint of run_dir")] = False,
 ) -> None:
     """Train a policy. With --resume and run_dir=FOLDER, go on with that run."""
-    _train(_config(words or [], resume=resume), resume=resume)
+    _train(read_config(words or [], resume=resume), resume=resume)
 
 
 @app.command()
@@ -89,7 +89,7 @@ def evaluate(words: Words = None) -> None:
     from rlvr.evaluate_alone import evaluate_alone
     from rlvr.prepare import prepare
 
-    config = _config(words or [], resume=False)
+    config = read_config(words or [], resume=False)
     if config.evaluation.data is None:  # one dataset is enough: it is what is evaluated
         config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"data": config.data})})
     report = run_coroutine(evaluate_alone(prepare(config)))
@@ -149,7 +149,7 @@ def plan(
     from rlvr.plan.planner import plan_run
     from rlvr.plan.show import show
 
-    made = plan_run(_config(words or [], resume=False), gpu, gpus, prompt=prompt_tokens, answer=answer_tokens)
+    made = plan_run(read_config(words or [], resume=False), gpu, gpus, prompt=prompt_tokens, answer=answer_tokens)
     show(made)
     sys.exit(0 if made.fits else 1)
 
@@ -171,7 +171,7 @@ def submit(
     """Hand a config to a Ray cluster through its job submission, and follow it to the end."""
     from rlvr.submit import submit_and_follow
 
-    sys.exit(0 if submit_and_follow(_config(words or [], resume=False), address, python) else 1)
+    sys.exit(0 if submit_and_follow(read_config(words or [], resume=False), address, python) else 1)
 
 
 @reward_app.command("check")
@@ -213,7 +213,8 @@ def reward_reverify(
     run_coroutine(reverify_run(run, reward, set_ or [], deadline_s, workers))
 
 
-def _config(words: list[str], *, resume: bool) -> Config:
+def read_config(words: list[str], *, resume: bool) -> Config:
+    """The config that the words of a command line say. Raises ConfigError."""
     from rlvr.config_loading import load_config
 
     files = [word for word in words if "=" not in word]
@@ -237,10 +238,11 @@ def _run_to_resume(settings: list[str]) -> Path:
 def _train(config: Config, *, resume: bool) -> None:
     from rlvr.api import run_config
 
-    _tell(run_config(config, resume=resume))
+    tell_result(run_config(config, resume=resume))
 
 
-def _tell(result: RunResult) -> None:
+def tell_result(result: RunResult) -> None:
+    """What a finished run is worth, and where it lies."""
     if result.accuracy_before is not None and result.accuracy_after is not None:
         print(f"held-out accuracy {result.accuracy_before:.2f} -> {result.accuracy_after:.2f}")
     if result.before is not None and result.after is not None:

@@ -141,7 +141,9 @@ class SamplingConfig(Section):
 class RolloutConfig(Section):
     """How many answers are in flight, and which are worth training."""
 
-    group_size: int = Field(8, ge=2, description="answers per task; the baseline is their mean")
+    group_size: int = Field(
+        8, ge=1, description="answers per task; the baseline is their mean, so one is for teachers alone"
+    )
     groups_per_step: int = Field(16, ge=1, description="groups in one optimizer step")
     max_staleness: int = Field(
         2, ge=0, le=64, description="policy versions; 0 synchronous, 1 one step off, more asynchronous"
@@ -368,6 +370,11 @@ class Config(Section):
             raise ValueError(
                 f"reward.combine=gdpo divides each reward by its own spread within the group, which "
                 f"algorithm.advantage={self.algorithm.advantage} does not: leave algorithm.advantage unset"
+            )
+        if self.rollout.group_size == 1 and self.rollout.drop_zero_variance:
+            raise ValueError(
+                "rollout.group_size=1: the baseline is the mean of a task's answers, so one answer alone is never "
+                "better or worse; set 2 or more, or let a teacher judge it (`rlvr distill opd`)"
             )
         if self.model.lora.publish == "adapter" and self.model.lora.rank == 0:
             raise ValueError("model.lora.publish=adapter needs an adapter: set model.lora.rank above 0")

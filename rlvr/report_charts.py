@@ -32,7 +32,7 @@ _MOST_SHARES = 100  # columns of the stacked chart
 _SMOOTH_FROM = 30  # a curve of as many points gets a running mean
 _MOST_PARTS = 4  # parts of the reward that are drawn
 
-STAGES = ("wait_rollouts", "make_rows", "learn", "publish", "evaluate", "record", "checkpoint")
+STAGES = ("wait_rollouts", "make_rows", "ask_teachers", "learn", "publish", "evaluate", "record", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)

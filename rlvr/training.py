@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
 from rlvr.cluster import Roles, start_roles
@@ -15,6 +16,7 @@ from rlvr.console import Console
 from rlvr.data import Cursor
 from rlvr.evaluation import EvaluationReport, evaluate_tasks
 from rlvr.events import EventKind, append_event
+from rlvr.generate.pool import GeneratorPool
 from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.gdpo import GDPO
 from rlvr.learn.presets import algorithm_from
@@ -30,7 +32,7 @@ from rlvr.rollout_log import write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
 from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
-from rlvr.types import Group, TrajectoryKey
+from rlvr.types import Group, Row, TrajectoryKey
 from rlvr.watchdog import watch
 from rlvr.weights import WeightReceipt
 
@@ -55,16 +57,35 @@ class RunResult:
         return self.after.pass_at[1] if self.after is not None else None
 
 
-async def train(job: Job, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> RunResult:
+class Teaching(Protocol):
+    """What teachers add to a run: a stage between rollouts and learner that gives rows more streams."""
+
+    async def start(self) -> None: ...
+
+    async def teach(
+        self, groups: Sequence[Group], rows: Sequence[Row], students: GeneratorPool
+    ) -> tuple[list[Row], dict[str, float]]:
+        """The rows with what teachers say of them, and metrics. `students` are the run's own generators."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+async def train(
+    job: Job, folder: RunFolder, checkpoint: Checkpoint | None, console: Console, teaching: Teaching | None = None
+) -> RunResult:
     """Start the roles, run the loop under the watchdog, and leave a folder that a reader can open."""
     folder.config.write_text(to_yaml(job.config), encoding="utf-8")
     console.note("starting generators and learner")
     async with AsyncExitStack() as parts:
+        if teaching is not None:
+            parts.push_async_callback(teaching.close)
+            await teaching.start()
         roles = await start_roles(job.config)
         parts.push_async_callback(roles.close)
         scorer = job.scorer()
         parts.callback(scorer.close)
-        training = Training(job, folder, roles, scorer, checkpoint, console)
+        training = Training(job, folder, roles, scorer, checkpoint, console, teaching)
         parts.push_async_callback(training.close)
         try:
             watchdog_s = job.config.cluster.watchdog_s
@@ -92,6 +113,7 @@ class Training:
         scorer: Scorer,
         checkpoint: Checkpoint | None,
         console: Console,
+        teaching: Teaching | None = None,
     ) -> None:
         config = job.config
         self.config = config
@@ -99,6 +121,7 @@ class Training:
         self.folder = folder
         self.roles = roles
         self.console = console
+        self.teaching = teaching
         self.algorithm = algorithm_of(job)
         self.step = checkpoint.state.step if checkpoint else 0
         self.version = checkpoint.state.version if checkpoint else 0
@@ -141,6 +164,10 @@ class Training:
             filtered = self.rollouts.take_filtered()
         with stages("make_rows"):
             rows = rows_from(groups, self.algorithm, self.version)
+        taught: dict[str, float] = {}
+        if self.teaching is not None:
+            with stages("ask_teachers"):
+                rows, taught = await self.teaching.teach(groups, rows, self.roles.pool)
         with stages("learn"):
             report = await self.roles.learner.train(rows)
             self.step, self.version = self.step + 1, report.version
@@ -149,7 +176,7 @@ class Training:
         self.rollouts.release(groups)
         with stages("record"):
             self.tell_failures(filtered, report.skipped)
-            metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics()
+            metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics() | taught
             await self.record(groups, filtered, metrics, receipts, report.token_fates)
         if self.is_due(self.config.evaluation.every_steps):
             with stages("evaluate"):

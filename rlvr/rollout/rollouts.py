@@ -207,7 +207,7 @@ class Rollouts:
 
 def judge(group: Group, config: RolloutConfig, is_flat: Callable[[Group], bool] = equal_scores) -> Fate | None:
     """Why a group is not worth training, or None."""
-    if len(group.values()) < max(2, config.min_valid * len(group.trajectories)):
+    if len(group.values()) < max(min(2, config.group_size), config.min_valid * len(group.trajectories)):
         return Fate.TOO_FEW_VALID
     if config.drop_zero_variance and is_flat(group):
         return Fate.ZERO_VARIANCE

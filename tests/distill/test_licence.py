@@ -154,6 +154,12 @@ def test_licences_follow_a_student_that_becomes_a_teacher(tmp_path: Path) -> Non
         assert terms.verdict_for(Use.COMMERCIAL) is OBLIGATIONS
 
 
+def test_a_runs_policy_has_the_licences_of_the_model_it_began_with(tmp_path: Path) -> None:
+    policy = model(tmp_path / "policy", None)
+    (tmp_path / "config.yaml").write_text("model: {name: google/gemma-3-1b-it}\n")
+    assert [licence.id for licence in terms_of(policy).licences] == ["gemma"]
+
+
 def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     student = Path(model(tmp_path / "student", "license: mit"))
     provenance_file(student).write_text('{"teachers": [')

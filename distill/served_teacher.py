@@ -1,0 +1,166 @@
+"""A teacher behind an OpenAI-compatible server that takes and gives token ids, as `vllm serve` does.
+
+Plain OpenAI speaks text. What is used besides: a prompt given as ids, `return_token_ids` and `prompt_logprobs`, which
+vLLM's `/v1/completions` has. The server scores at temperature 1, and at its own likeliest ids; start it with
+`--max-logprobs` of at least the signal's K.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import httpx
+import numpy as np
+
+from rlvr.distill.teachers import TeacherError
+from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+
+
+class ServedTeacher:
+    """`base_url` is the server's with its version, such as `http://host:8000/v1`; `model` as the server calls it.
+
+    The key is read from the environment variable `key_variable`, and none is sent where there is none. A busy or broken
+    server is asked `attempts` times, with pauses that grow; `timeout_s` holds for each.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key_variable: str = "OPENAI_API_KEY",
+        attempts: int = 5,
+        timeout_s: float = 600.0,
+        at_once: int = 64,
+    ) -> None:
+        self.name = model
+        self._url = base_url.rstrip("/")
+        self._attempts = attempts
+        self._timeout_s = timeout_s
+        self._gate = asyncio.Semaphore(at_once)
+        key = os.environ.get(key_variable)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client: httpx.AsyncClient | None = None
+
+    async def start(self) -> None:
+        """Ask for the server's models. Raises TeacherError where it does not answer, or has not this one."""
+        self._client = httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s)
+        listed = await self._ask("GET", "/models", None)
+        try:
+            names = [str(model["id"]) for model in listed["data"]]
+        except (KeyError, TypeError) as error:
+            raise TeacherError(
+                f"{self._url}/models: this is no list of models ({error}): {str(listed)[:200]}"
+            ) from None
+        if self.name not in names:
+            raise TeacherError(f"{self._url} has no model {self.name!r}; it has {', '.join(names) or 'none'}")
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        sampling = request.sampling
+        body = {
+            "prompt": list(request.prompt_ids),
+            "n": request.n,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "stop_token_ids": list(sampling.stop_token_ids),
+            "seed": sampling.seed,
+            "logprobs": 1,
+            "return_token_ids": True,
+        }
+        choices = await self._complete(body)
+        return [self._completion(choice) for choice in choices]
+
+    async def score(self, request: ScoreRequest) -> TokenScores:
+        if request.temperature != 1.0:
+            raise TeacherError(
+                f"{self.name} at {self._url}: a server scores at temperature 1 only, and the student samples at "
+                f"{request.temperature:g}: set sampling.temperature=1, or use a local teacher"
+            )
+        if request.ids is not None:
+            raise TeacherError(
+                f"{self.name} at {self._url}: a server scores at its own likeliest ids, not at the student's: use the "
+                "signal teacher_topk or sampled, or a local teacher"
+            )
+        body = {
+            "prompt": list(request.token_ids),
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": request.top_k,
+        }
+        (choice,) = await self._complete(body)
+        places = choice.get("prompt_logprobs")
+        if not isinstance(places, list) or len(places) != len(request.token_ids):
+            raise TeacherError(
+                f"{self.name} at {self._url}: the answer has no prompt_logprobs for {len(request.token_ids)} tokens; "
+                "scoring needs a server such as `vllm serve`"
+            )
+        return self._scores(request, places[request.first :])
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    # ---------------------------------------------------------------- the server's form
+
+    def _completion(self, choice: dict[str, Any]) -> Completion:
+        try:
+            tokens = [int(token) for token in choice["token_ids"]]
+            logprobs = [float(logprob) for logprob in choice["logprobs"]["token_logprobs"]]
+            finish = FinishReason.STOP if choice["finish_reason"] == "stop" else FinishReason.LENGTH
+        except (KeyError, TypeError, ValueError) as error:
+            raise TeacherError(
+                f"{self.name} at {self._url}: the answer has no token ids with log-probabilities "
+                f"({type(error).__name__}: {error}); a teacher needs a server such as `vllm serve`"
+            ) from None
+        return Completion(tokens, logprobs, [0] * len(tokens), finish)
+
+    def _scores(self, request: ScoreRequest, places: list[dict[str, Any]]) -> TokenScores:
+        tokens = request.token_ids[request.first :]
+        own = np.array([at[str(token)]["logprob"] for token, at in zip(tokens, places, strict=True)], np.float32)
+        likeliest = [sorted(at.items(), key=lambda one: -one[1]["logprob"])[: request.top_k] for at in places]
+        if any(len(at) < request.top_k for at in likeliest):
+            raise TeacherError(f"{self._url}: fewer than {request.top_k} ids a token; start it with --max-logprobs")
+        ids = np.array([[int(token) for token, _ in at] for at in likeliest], np.int32)
+        logprobs = np.array([[one["logprob"] for _, one in at] for at in likeliest], np.float32)
+        shape = (len(tokens), request.top_k)
+        return TokenScores(own, ids.reshape(shape), logprobs.reshape(shape), version=0)
+
+    async def _complete(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        async with self._gate:
+            answer = await self._ask("POST", "/completions", {"model": self.name} | body)
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not choices:
+            raise TeacherError(f"{self._url}/completions: this is no completion: {str(answer)[:200]}")
+        return choices
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        assert self._client is not None, "`start` comes first"
+        url, pause_s, problem = self._url + path, _FIRST_PAUSE_S, ""
+        for attempt in range(self._attempts):
+            if attempt:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            try:
+                response = await self._client.request(method, url, json=body)
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+                continue
+            if response.is_success:
+                try:
+                    return response.json()
+                except ValueError:
+                    raise TeacherError(f"{url}: the answer is not JSON: {response.text[:200]}") from None
+            problem = f"status {response.status_code}: {response.text[:200]}"
+            if response.status_code not in _TRY_AGAIN:
+                raise TeacherError(f"{url}: {problem}")
+            asked_for = response.headers.get("retry-after", "")
+            if asked_for.isdecimal():
+                pause_s = min(float(asked_for), _LONGEST_PAUSE_S)
+        raise TeacherError(f"{url}: no answer in {self._attempts} attempts; the last: {problem}")
