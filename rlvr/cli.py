@@ -64,7 +64,7 @@ def sft(
     from rlvr.api import run_coroutine, with_run_dir
     from rlvr.supervised import run_supervised
 
-    config = with_run_dir(_config(words or [], resume=resume))
+    config = with_run_dir(read_config(words or [], resume=resume))
     result = run_coroutine(run_supervised(config, resume=resume))
     if result.loss_before is not None and result.loss_after is not None:
         print(f"held-out cross-entropy {result.loss_before:.4f} -> {result.loss_after:.4f} nats per token")
