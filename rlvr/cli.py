@@ -83,8 +83,13 @@ def demo(words: Words = None) -> None:
 
 
 @app.command("eval")
-def evaluate(words: Words = None) -> None:
+def evaluate(
+    words: Words = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the numbers to this file as well")] = None,
+) -> None:
     """Answer the held-out tasks of evaluation.data with a model as it is, without training."""
+    import json
+
     from rlvr.api import run_coroutine
     from rlvr.evaluate_alone import evaluate_alone
     from rlvr.prepare import prepare
@@ -96,6 +101,8 @@ def evaluate(words: Words = None) -> None:
     print(f"{config.model.name}: {report.tasks} tasks, {report.answers} answers")
     for name, value in report.metrics().items():
         print(f"  {name.removeprefix('evaluation/'):18} {value:.4g}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.metrics(), indent=2) + "\n", encoding="utf-8")
 
 
 @app.command()

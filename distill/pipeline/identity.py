@@ -1,0 +1,53 @@
+"""What a stage is made of, as hashes. Two runs of a stage with the same identity would make the same thing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlvr.distill.pipeline.recipe import OUT, Stage, filled
+
+_BLOCK = 1 << 20
+Identity = dict[str, str]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if file != path:
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def identity_of(stage: Stage, hashes: Mapping[str, str]) -> Identity:
+    """Each setting of a stage by its path, with the hashes of inputs and outputs in the place of their names."""
+    tree = {"settings": stage.settings, "options": stage.options, "command": stage.command}
+    named = filled(tree, lambda name: "${out}" if name == OUT else f"sha256:{hashes[name]}")
+    return {"verb": stage.verb, **dict(_leaves(named, ""))}
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is not as it was, one line a setting."""
+    lines = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key, "unset"), now.get(key, "unset")
+        if old != new:
+            changed = old.startswith('"sha256:') and new.startswith('"sha256:')
+            lines.append(f"{key}: what it was made of has changed" if changed else f"{key}: was {old}, is {new}")
+    return lines
+
+
+def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and value:
+        return [leaf for place, inner in enumerate(value) for leaf in _leaves(inner, f"{path}[{place}]")]
+    return [(path, json.dumps(value, sort_keys=True, default=str))]

@@ -1,0 +1,275 @@
+"""Recipes: what is refused, what is done once, and what a kill leaves. Stages here are small programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlvr.distill.pipeline.dry_run import State, cost_of, outlook
+from rlvr.distill.pipeline.recipe import RecipeError, read_recipe
+from rlvr.distill.pipeline.runner import Place, run_recipe, words_of
+
+# Appends its name to a file, so that a test can count how often it ran; then writes the upper-cased input.
+PROGRAM = """
+import pathlib, sys
+name, source, out, count = sys.argv[1:]
+with open(count, "a") as file: file.write(name + "\\n")
+pathlib.Path(out).write_text(pathlib.Path(source).read_text().upper() + name)
+"""
+
+
+def write(folder: Path, tree: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return file
+
+
+def program(folder: Path, name: str, source: str) -> dict[str, object]:
+    words = [sys.executable, "-c", PROGRAM, name, f"${{{source}}}", "${out}", str(folder / "ran.txt")]
+    return {"verb": "command", "command": words}
+
+
+def chain(folder: Path) -> dict[str, object]:
+    """`a` is made of the input, `b` of `a`, `c` of the input."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "words.txt").write_text("some words ")
+    stages = {"b": program(folder, "b", "a"), "a": program(folder, "a", "words"), "c": program(folder, "c", "words")}
+    return {"name": "chain", "inputs": {"words": "words.txt"}, "stages": stages}
+
+
+def run(folder: Path, start: str | None = None) -> list[str]:
+    """What was told."""
+    told: list[str] = []
+    run_recipe(Place(read_recipe(folder / "recipe.yaml"), folder / "out"), start, told.append)
+    return told
+
+
+def ran(folder: Path) -> list[str]:
+    return (folder / "ran.txt").read_text().split()
+
+
+def test_stages_run_once_each_after_what_it_is_made_of(tmp_path: Path) -> None:
+    write(tmp_path, chain(tmp_path))
+    run(tmp_path)
+    assert ran(tmp_path) == ["a", "b", "c"]
+    assert (tmp_path / "out" / "b" / "out").read_text() == "SOME WORDS Ab"
+    assert all("done before" in line for line in run(tmp_path))
+    assert ran(tmp_path) == ["a", "b", "c"]
+
+
+def test_from_runs_a_stage_and_what_is_made_of_it_and_keeps_the_old(tmp_path: Path) -> None:
+    write(tmp_path, chain(tmp_path))
+    run(tmp_path)
+    run(tmp_path, start="a")
+    assert ran(tmp_path) == ["a", "b", "c", "a", "b"]
+    assert (tmp_path / "out" / "replaced" / "b-1" / "out").read_text() == "SOME WORDS Ab"
+
+
+def test_a_changed_input_is_refused_and_named(tmp_path: Path) -> None:
+    write(tmp_path, chain(tmp_path))
+    run(tmp_path)
+    (tmp_path / "words.txt").write_text("other words ")
+    with pytest.raises(
+        RecipeError, match=r"stage a .* another one:\n  - command\[4\]: what it was made of .*\n.*--from a"
+    ):
+        run(tmp_path)
+    assert ran(tmp_path) == ["a", "b", "c"]
+    with pytest.raises(RecipeError, match=r"stage c .* another one"):
+        run(tmp_path, start="a")
+    run(tmp_path, start="c")
+    assert (tmp_path / "out" / "b" / "out").read_text() == "OTHER WORDS Ab"
+
+
+def test_an_output_that_somebody_changed_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, chain(tmp_path))
+    run(tmp_path)
+    (tmp_path / "out" / "a" / "out").write_text("forged")
+    with pytest.raises(RecipeError, match="not what the stage left"):
+        run(tmp_path)
+
+
+def test_a_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
+    from rlvr.distill.pipeline.identity import differences, identity_of
+    from rlvr.distill.pipeline.recipe import Stage
+
+    before = identity_of(Stage(verb="train", settings={"learner": {"learning_rate": 1e-5}, "data": "${x}"}), {"x": "1"})
+    now = identity_of(Stage(verb="train", settings={"learner": {"learning_rate": 2e-5}, "data": "${x}"}), {"x": "2"})
+    assert differences(before, now) == [
+        "settings.data: what it was made of has changed",
+        "settings.learner.learning_rate: was 1e-05, is 2e-05",
+    ]
+
+
+def test_a_failing_stage_says_why_and_what_was_done_stays(tmp_path: Path) -> None:
+    tree = chain(tmp_path)
+    stages = tree["stages"]
+    assert isinstance(stages, dict)
+    stages["b"] = {"verb": "command", "command": ["bash", "-c", "echo no luck with ${a}; exit 3; echo ${out}"]}
+    write(tmp_path, tree)
+    with pytest.raises(RecipeError, match=r"(?s)stage b failed \(exit code 3\).*no luck with"):
+        run(tmp_path)
+    tree["stages"]["b"] = program(tmp_path, "b", "a")  # type: ignore[index]
+    write(tmp_path, tree)
+    assert any("b: was begun as another one" in line for line in run(tmp_path))
+    assert ran(tmp_path) == ["a", "b", "c"]
+
+
+def test_a_stage_that_leaves_nothing_is_not_done(tmp_path: Path) -> None:
+    write(tmp_path, {"name": "n", "stages": {"s": {"verb": "command", "command": ["true", "${out}"]}}})
+    with pytest.raises(RecipeError, match="left nothing at"):
+        run(tmp_path)
+
+
+def test_killed_in_any_stage_it_goes_on_there_and_leaves_no_process(tmp_path: Path) -> None:
+    """kill -9 of the command while its second stage runs."""
+    tree = chain(tmp_path)
+    stages = tree["stages"]
+    assert isinstance(stages, dict)
+    slow = ["bash", "-c", "echo $$ > pid.txt; test -f go || sleep 600; cp ${a} ${out}"]
+    stages["b"] = {"verb": "command", "command": slow}
+    file = write(tmp_path, tree)
+    words = [sys.executable, "-m", "rlvr.cli", "pipeline", "run", str(file), "--folder", str(tmp_path / "out")]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        pid = wait_for_pid(tmp_path / "pid.txt")
+        os.kill(process.pid, signal.SIGKILL)
+    wait_until_gone(pid)
+    (tmp_path / "go").touch()
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "a: done before" in done.stdout
+    assert ran(tmp_path) == ["a", "c"]
+    assert (tmp_path / "out" / "b" / "out").read_text() == "SOME WORDS a"
+
+
+def wait_for_pid(file: Path) -> int:
+    for _ in range(600):
+        if file.exists() and file.read_text().strip():
+            return int(file.read_text())
+        time.sleep(0.1)
+    raise AssertionError("the stage did not start")
+
+
+def wait_until_gone(pid: int) -> None:
+    for _ in range(300):
+        if not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} outlived the pipeline")
+
+
+def test_one_run_in_a_folder_at_a_time(tmp_path: Path) -> None:
+    import fcntl
+
+    write(tmp_path, chain(tmp_path))
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RecipeError, match="another process runs a recipe"):
+            run(tmp_path)
+
+
+def test_dry_run_tells_states_and_runs_nothing(tmp_path: Path) -> None:
+    write(tmp_path, chain(tmp_path))
+    place = Place(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "out")
+    assert [stage.state for stage in outlook(place)] == [State.TO_RUN] * 3
+    assert not (tmp_path / "ran.txt").exists()
+    run(tmp_path)
+    assert [stage.state for stage in outlook(place)] == [State.DONE] * 3
+    (tmp_path / "out" / "c" / "stage.json").unlink()
+    (tmp_path / "words.txt").write_text("others")
+    assert [stage.state for stage in outlook(place)] == [State.CHANGED, State.TO_RUN, State.UNFINISHED]
+
+
+def test_costs_are_bounds_from_the_settings(tmp_path: Path) -> None:
+    settings = {
+        "model": "${x}",
+        "data": "d",
+        "steps": 10,
+        "rollout": {"groups_per_step": 4, "group_size": 8},
+        "sampling": {"max_new_tokens": 100},
+    }
+    (tmp_path / "x").mkdir()
+    stage = {"verb": "train", "settings": settings}
+    file = write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})
+    assert cost_of(read_recipe(file), "s") == "10 steps, 320 trained answers, at most 32,000 tokens of them"
+    settings["lerner"] = {}
+    with pytest.raises(RecipeError, match=r"stage s: .*\n.*lerner: no such setting; did you mean learner"):
+        cost_of(read_recipe(write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})), "s")
+
+
+def test_a_stage_that_trains_is_a_command_line_with_a_config(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    stage = {"verb": "train", "settings": {"model": "${x}"}, "options": {}}
+    place = Place(read_recipe(write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})), tmp_path)
+    (tmp_path / "s").mkdir()
+    config = tmp_path / "s" / "config.yaml"
+    assert words_of(place, "s")[1:] == ["-m", "rlvr.cli", "train", str(config), f"run_dir={tmp_path}/s/run"]
+    assert yaml.safe_load(config.read_text()) == {"model": str(tmp_path / "x")}
+    assert words_of(place, "s", resume=True)[-2:] == ["--resume", f"run_dir={tmp_path}/s/run"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": {}}, "there is none"),
+        ({"stages": {"a": {"verb": "trian"}}}, "no 'trian'; did you mean 'train'"),
+        ({"stages": {"a": {"verb": "train", "settings": {"model": "${b}"}}}}, r"\$\{b\}: no 'b'"),
+        ({"stages": {"a": {"verb": "command", "command": ["true"]}}}, "must name"),
+        ({"stages": {"a": {"verb": "train", "command": ["true"]}}}, "no other verb has"),
+        ({"stages": {"out": {"verb": "train"}}}, "'out' is no name"),
+        ({"inputs": {"a": "nowhere"}, "stages": {"b": {"verb": "train"}}}, "inputs.a: there is nothing at"),
+        ({"stages": {"a": {"verb": "train", "setings": {}}}}, "stages.a.setings: Extra inputs"),
+        (
+            {
+                "stages": {
+                    "a": {"verb": "train", "settings": {"model": "${b}"}},
+                    "b": {"verb": "train", "settings": {"model": "${a}"}},
+                }
+            },
+            "wait for one another: [ab] -> [ab] -> [ab]",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(tmp_path, {"name": "n"} | change))
+
+
+def test_each_policy_is_asked_the_recipes_questions(tmp_path: Path) -> None:
+    """Real training, two steps, and a real evaluation, each in a process of its own."""
+    from rlvr.demo.problems import Split, write_jsonl
+
+    write_jsonl(tmp_path / "train.jsonl", Split.TRAIN, 64, 0)
+    write_jsonl(tmp_path / "asked.jsonl", Split.HELD_OUT, 16, 0)
+    columns = {"prompt": "question", "max_prompt_tokens": 128}
+    common = {"reward": "math_answer", "sampling": {"max_new_tokens": 44}, "generator": {"engine": "transformers"}}
+    settings = common | {
+        "model": "tiny",
+        "data": columns | {"path": "${train}"},
+        "rollout": {"group_size": 4, "groups_per_step": 2},
+        "cluster": {"backend": "local"},
+        "learner": {"token_budget": 1024},
+        "steps": 2,
+    }
+    tree = {
+        "name": "real",
+        "inputs": {"train": "train.jsonl", "asked": "asked.jsonl"},
+        "evaluation": common | {"data": columns | {"path": "${asked}"}},
+        "stages": {"reason": {"verb": "train", "settings": settings}},
+    }
+    write(tmp_path, tree)
+    told = run(tmp_path)
+    record = json.loads((tmp_path / "out" / "reason" / "stage.json").read_text())
+    assert record["metrics"]["evaluation/tasks"] == 16
+    assert told[-1] == f"[1/1] reason: accuracy {record['metrics']['evaluation/pass@1']:.3f}"
+    assert (tmp_path / "out" / "reason" / "run" / "policy" / "model.safetensors").is_file()
