@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import pickle
 import re
@@ -124,9 +125,9 @@ class CheckpointWriter:
             shutil.rmtree(old)
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest complete checkpoint, or None. Raises CheckpointError when it cannot be read."""
-    complete = _complete(folder)
+def latest_checkpoint(folder: Path, before: float = math.inf) -> Checkpoint | None:
+    """The newest complete checkpoint, of a step before `before`, or None. Raises CheckpointError if it is damaged."""
+    complete = [path for path in _complete(folder) if _step_of(path) < before]
     if not complete:
         return None
     newest = complete[-1]
@@ -138,7 +139,11 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _complete(folder: Path) -> list[Path]:
     names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(names, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(names, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -115,6 +115,25 @@ def report(run: Annotated[Path, typer.Argument(help="the run's folder")]) -> Non
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    step: Annotated[int, typer.Argument(min=1, help="the step whose batch is trained again")],
+    words: Annotated[list[str] | None, typer.Argument(help="settings (key=value) in place of the run's own")] = None,
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="on the newest checkpoint as it is, without the steps between")
+    ] = False,
+) -> None:
+    """Train one step's batch again, in the learner alone, and say what each guard sees. The run stays as it is.
+
+    The learner takes up the newest checkpoint before the step and trains the batches after it again.
+    """
+    from rlvr.replay import replay as replay_step
+    from rlvr.replay import show
+
+    show(replay_step(run, step, words or [], exact=not nearest))
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has, and what a run would use."""
     from rlvr.doctor import examine, show

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -48,17 +48,18 @@ class LearnerHandle(Protocol):
     async def publish(self) -> WeightUpdate: ...
     async def save(self, folder: Path) -> None: ...
     async def saved(self) -> None: ...
-    async def load(self, folder: Path) -> None: ...
+    async def load(self, folder: Path, version: int | None = None) -> None: ...
     async def export(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The running parts of a job."""
+    """The running parts of a job. `notices` are what they have to say to its user."""
 
     pool: GeneratorPool
     learner: LearnerHandle
     weights_folder: Path
+    notices: tuple[str, ...] = ()
 
     async def close(self) -> None:
         try:
@@ -98,8 +99,8 @@ class LearnerThread:
     async def saved(self) -> None:
         await asyncio.to_thread(self._learner.saved)
 
-    async def load(self, folder: Path) -> None:
-        await asyncio.to_thread(self._learner.load, folder)
+    async def load(self, folder: Path, version: int | None = None) -> None:
+        await asyncio.to_thread(self._learner.load, folder, version)
 
     async def export(self, folder: Path) -> None:
         await asyncio.to_thread(self._learner.export, folder)
@@ -293,8 +294,8 @@ class RemoteLearner:
     async def saved(self) -> None:
         await self._all(START_S, "saving the learner", [a.saved.remote() for a in self._ranks])
 
-    async def load(self, folder: Path) -> None:
-        await self._all(START_S, "loading the learner", [a.load.remote(folder) for a in self._ranks])
+    async def load(self, folder: Path, version: int | None = None) -> None:
+        await self._all(START_S, "loading the learner", [a.load.remote(folder, version) for a in self._ranks])
 
     async def export(self, folder: Path) -> None:
         await self._all(START_S, "exporting the policy", [a.export.remote(folder) for a in self._ranks])
@@ -352,8 +353,8 @@ async def _start_local(config: Config, weights_folder: Path) -> Roles:
     )
     transformers.utils.logging.disable_progress_bar()
     await roles.pool.start()  # one after the other: transformers cannot load two models at once in one process
-    await roles.learner.start()
-    return roles
+    info = await roles.learner.start()
+    return replace(roles, notices=info.notices)
 
 
 async def _start_ray(config: Config, weights_folder: Path) -> Roles:
@@ -389,10 +390,10 @@ async def _start_ray(config: Config, weights_folder: Path) -> Roles:
     learner = RemoteLearner(ranks, config.cluster.watchdog_s * _STEP_PATIENCE, sharded=config.learner.is_sharded)
     roles = Roles(GeneratorPool(generators), learner, weights_folder)
     try:
-        await asyncio.gather(roles.pool.start(), roles.learner.start())
+        _, info = await asyncio.gather(roles.pool.start(), roles.learner.start())
     except ray.exceptions.RayError as error:
         raise ClusterError(f"a role did not start: {error}") from error
-    return roles
+    return replace(roles, notices=info.notices)
 
 
 def _transport(config: Config, nodes: int) -> Transport:

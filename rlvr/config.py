@@ -216,12 +216,13 @@ class OptimizerName(StrEnum):
 
     ADAMW = "adamw"
     MUON = "muon"
+    MUONCLIP = "muonclip"
     ADAMW_8BIT = "adamw_8bit"
 
     @property
     def is_muon(self) -> bool:
         """Whether whole matrices are updated, which an adapter's factors are not."""
-        return self is OptimizerName.MUON
+        return self in (OptimizerName.MUON, OptimizerName.MUONCLIP)
 
 
 class LearnerConfig(Section):
@@ -229,8 +230,11 @@ class LearnerConfig(Section):
 
     optimizer: OptimizerName = Field(
         OptimizerName.ADAMW,
-        description="muon: orthogonal updates of matrices, AdamW for the rest, at the rates of adamw; "
-        "adamw_8bit: moments of a byte, by bitsandbytes, on a GPU",
+        description="muon: orthogonal updates of matrices, AdamW for the rest, at the rates of adamw; muonclip: with "
+        "attention logits held under max_attention_logit; adamw_8bit: moments of a byte, by bitsandbytes, on a GPU",
+    )
+    max_attention_logit: float = Field(
+        100.0, gt=0, description="of muonclip: queries and keys of a head that exceeds it are scaled down (Kimi K2)"
     )
     learning_rate: float = Field(1e-6, gt=0, lt=1, description="peak, after warm-up")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
@@ -382,6 +386,11 @@ class Config(Section):
             raise ValueError(
                 f"learner.optimizer={self.learner.optimizer} updates whole matrices, and model.lora.rank="
                 f"{self.model.lora.rank} trains two factors in place of each: set learner.optimizer=adamw"
+            )
+        if self.learner.optimizer is OptimizerName.MUONCLIP and self.learner.is_sharded:
+            raise ValueError(
+                "learner.optimizer=muonclip runs in a learner of one process only: set learner.optimizer=muon, or "
+                "leave learner.ranks and learner.offload as they are"
             )
         if self.learner.updates_per_step > self.rollout.groups_per_step:
             raise ValueError(

@@ -14,6 +14,7 @@ from rlvr.prepare import PreparationError
 from rlvr.rollout.rollouts import RolloutError
 from rlvr.rollout.scoring import RewardError
 from rlvr.run_folder import RunFolderError
+from rlvr.training import TrainingStopped
 from rlvr.watchdog import Stalled
 
 USER_ERRORS = (
@@ -30,5 +31,6 @@ USER_ERRORS = (
     RolloutError,
     RunFolderError,
     Stalled,
+    TrainingStopped,
     UnknownArchitecture,
 )

@@ -7,7 +7,7 @@ hold the tokens, so that a step can be scored or trained again from its file alo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -124,12 +124,23 @@ def read_groups(path: Path) -> list[Group]:
 
     Equal to what was written, except that columns and targets are as JSON keeps them: a tuple comes back as a list.
     """
+    return _groups(_read(path, SCHEMA.names))
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> list[Group]:
     groups: dict[int, Group] = {}
-    for row in _read(path, SCHEMA.names):
+    for row in rows:
         if row["group_id"] not in groups:
             groups[row["group_id"]] = Group(row["group_id"], _task(row), [])
         groups[row["group_id"]].trajectories.append(_trajectory(row))
     return list(groups.values())
+
+
+def read_trained_groups(path: Path) -> list[Group]:
+    """As `read_groups`, but only those that were handed to the learner, in that order."""
+    rows = _read(path, SCHEMA.names)
+    trained = {row["group_id"] for row in rows if row["fate"] == Fate.TRAINED}
+    return _groups(row for row in rows if row["group_id"] in trained)
 
 
 def count_rollouts(path: Path) -> int:

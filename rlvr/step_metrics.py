@@ -59,7 +59,7 @@ def throughput_metrics(metrics: Mapping[str, float], step_s: float) -> dict[str,
     }
 
 
-LEARNER_STAGES = ("learn", "publish", "checkpoint")
+LEARNER_STAGES = ("learn", "roll_back", "publish", "checkpoint")
 
 
 class Clock:
@@ -76,7 +76,7 @@ class Clock:
     ) -> dict[str, float]:
         """Seconds by stage, and by role the shares busy, updating and waiting: they add up to 1.
 
-        The learner works in the stages `learn`, `publish` and `checkpoint`, and waits in the others.
+        The learner works in the stages `learn`, `roll_back`, `publish` and `checkpoint`, and waits in the others.
         """
         times = {f"time/{name}_s": seconds for name, seconds in stage_s.items()} | {"time/step_s": step_s}
         spans = [_since(self._before.get(status.name), status) for status in statuses]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
+from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter, latest_checkpoint
 from rlvr.cluster import Roles, start_roles
+from rlvr.config import Config
 from rlvr.config_loading import to_yaml
 from rlvr.console import Console
 from rlvr.data import Cursor
@@ -19,12 +21,14 @@ from rlvr.events import EventKind, append_event
 from rlvr.generate.pool import GeneratorPool
 from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.gdpo import GDPO
+from rlvr.learn.guards import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, HealthWatch
+from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.rows import rows_from
-from rlvr.metrics import MetricLog
+from rlvr.metrics import MetricLog, read_metrics
 from rlvr.prepare import Job
 from rlvr.report import write_report
-from rlvr.reward_function import Combine
+from rlvr.reward_function import Combine, Reward
 from rlvr.rollout.ledger import Fate
 from rlvr.rollout.rollouts import Rollouts
 from rlvr.rollout.scoring import Scorer
@@ -35,6 +39,10 @@ from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughpu
 from rlvr.types import Group, Row, TrajectoryKey
 from rlvr.watchdog import watch
 from rlvr.weights import WeightReceipt
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot get better by going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,9 @@ async def train(
             await teaching.start()
         roles = await start_roles(job.config)
         parts.push_async_callback(roles.close)
+        for notice in roles.notices:
+            append_event(folder, 0 if checkpoint is None else checkpoint.state.step, EventKind.NOTE, notice)
+            console.note(notice)
         scorer = job.scorer()
         parts.callback(scorer.close)
         training = Training(job, folder, roles, scorer, checkpoint, console, teaching)
@@ -95,11 +106,10 @@ async def train(
             raise
 
 
-def algorithm_of(job: Job) -> Algorithm:
+def algorithm_of(c: Config, rewards: Sequence[Reward]) -> Algorithm:
     """The config's algorithm; with `reward.combine=gdpo` it makes advantages of each reward by itself."""
-    c = job.config
     algorithm = algorithm_from(c.algorithm, c.rollout.max_staleness, c.sampling.max_new_tokens)
-    return replace(algorithm, advantage=GDPO(tuple(job.rewards))) if c.reward.combine is Combine.GDPO else algorithm
+    return replace(algorithm, advantage=GDPO(tuple(rewards))) if c.reward.combine is Combine.GDPO else algorithm
 
 
 class Training:
@@ -122,14 +132,19 @@ class Training:
         self.roles = roles
         self.console = console
         self.teaching = teaching
-        self.algorithm = algorithm_of(job)
+        self.algorithm = algorithm_of(config, job.rewards)
         self.step = checkpoint.state.step if checkpoint else 0
         self.version = checkpoint.state.version if checkpoint else 0
         self.checkpoint = checkpoint
         self.checkpoints = CheckpointWriter(folder.checkpoints, roles.learner, config.checkpoint.keep)
         self.stages = Stages(console.stage)
         self.clock = Clock()
+        self.health = HealthWatch()
+        self.rollbacks: Counter[int] = Counter()  # by the step of the checkpoint
         self.log = MetricLog(folder, tensorboard=config.tensorboard, resume_step=self.step if checkpoint else None)
+        if checkpoint is not None:
+            for record in read_metrics(folder.metrics):
+                self.health.news(self.health.read(record.values))
         self.evaluations: list[EvaluationReport] = []
         self.evaluation_runner = job.runner(
             roles.pool, scorer, job.evaluation_sampling(), config.evaluation.samples, "evaluation"
@@ -171,19 +186,47 @@ class Training:
         with stages("learn"):
             report = await self.roles.learner.train(rows)
             self.step, self.version = self.step + 1, report.version
+        if report.skipped_in_a_row >= SKIPS_BEFORE_ROLLBACK:
+            with stages("roll_back"):
+                await self.roll_back(report)
         with stages("publish"):
             receipts = await self.publish()
         self.rollouts.release(groups)
         with stages("record"):
-            self.tell_failures(filtered, report.skipped)
             metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics() | taught
+            self.tell_failures(filtered, report.skipped)
+            self.warn(*self.health.news(self.health.read(metrics)))
             await self.record(groups, filtered, metrics, receipts, report.token_fates)
         if self.is_due(self.config.evaluation.every_steps):
             with stages("evaluate"):
                 await self.evaluate()
-        if self.is_due(self.config.checkpoint.every_steps) or self.step == self.config.steps:
+        # What led to skipped updates must not take the place of the checkpoint to go back to.
+        is_sound = report.skipped_in_a_row == 0
+        if (is_sound and self.is_due(self.config.checkpoint.every_steps)) or self.step == self.config.steps:
             with stages("checkpoint"):
                 await self.save()
+
+    async def roll_back(self, report: LearnerReport) -> None:
+        """The learner as the last checkpoint has it, as a new version; tasks and generators go on from here."""
+        why = f"no update in {report.skipped_in_a_row} batches in a row, the last because {report.skipped[-1]}"
+        await self.checkpoints.finish()
+        checkpoint = latest_checkpoint(self.folder.checkpoints)
+        if checkpoint is None:
+            raise TrainingStopped(
+                f"{why}; there is no checkpoint to go back to: lower checkpoint.every_steps "
+                f"(now {self.config.checkpoint.every_steps}) or learner.learning_rate, and look at "
+                f"`{self.replay_command()}`"
+            )
+        step = checkpoint.state.step
+        if self.rollbacks[step] == ROLLBACKS:
+            raise TrainingStopped(
+                f"{why}; the learner went back to the checkpoint of step {step} {ROLLBACKS} times already: lower "
+                f"learner.learning_rate, and look at `{self.replay_command()}`"
+            )
+        self.rollbacks[step] += 1
+        await self.roles.learner.load(checkpoint.learner, self.version + 1)
+        self.version += 1
+        self.warn(f"{why}: back to the learner of step {step}, which is now policy version {self.version}")
 
     async def publish(self) -> list[WeightReceipt]:
         """The learner's weights to every generator; each answers with what it holds, or the run stops."""
@@ -223,16 +266,24 @@ class Training:
 
     def tell_failures(self, filtered: list[tuple[Group, Fate]], skipped: tuple[str, ...]) -> None:
         """What a reader should know of this step: updates left out, and groups that failed, with one reason."""
-        warnings = [f"no update: {reason}" for reason in skipped]
+        warnings = [f"no update: {reason}; `{self.replay_command()}` does it again" for reason in skipped]
         failed = [group for group, fate in filtered if fate is Fate.TOO_FEW_VALID]
         if failed:
             why = next(
                 (t.score.detail for t in failed[-1].trajectories if t.score and t.score.detail), "no reason given"
             )
             warnings.append(f"{len(failed)} groups had too few verdicts; the last: {why[:300]}")
+        self.warn(*warnings)
+
+    def warn(self, *warnings: str) -> None:
+        """Now, in the log of events, and so in the report."""
         for warning in warnings:
             append_event(self.folder, self.step, EventKind.WARNING, warning)
             self.console.note(f"step {self.step}: {warning}")
+
+    def replay_command(self) -> str:
+        """What trains this step's batch again, by itself."""
+        return f"rlvr replay {self.folder.path} {self.step}"
 
     async def save(self) -> None:
         """A checkpoint of all that a resume needs, which is written while training goes on."""

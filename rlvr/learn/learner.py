@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlvr.config import Config, DType, Transport
+from rlvr.config import Config, DType, OptimizerName, Transport
 from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.guards import GradientGuard
 from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.learner_state import load, tensors_of
 from rlvr.learn.loss import view_of
 from rlvr.learn.objective import Objective, ObjectiveSums, objective_of
 from rlvr.learn.optimizer import learning_rate, optimizer_for
 from rlvr.learn.presets import algorithm_from
+from rlvr.learn.qk_clip import ClipReport, QKClip
 from rlvr.learn.ranks import ALONE, Ranks
 from rlvr.learn.reference import Reference
 from rlvr.learn.score import score, scored_row
@@ -32,7 +34,7 @@ from rlvr.weights import WeightUpdate
 
 @dataclass(frozen=True, slots=True)
 class LearnerInfo:
-    """What a learner says of itself when it has started."""
+    """What a learner says of itself when it has started. `notices` are what its user should know."""
 
     model: str
     parameters: int
@@ -43,6 +45,7 @@ class LearnerInfo:
     layout: str
     version: int
     check: SelfCheck
+    notices: tuple[str, ...] = ()
 
 
 class Learner:
@@ -60,6 +63,8 @@ class Learner:
         )
         self.version = 0
         self.updates = 0  # of the optimizer, whose schedule they drive
+        self.guard = GradientGuard(config.learner.max_grad_norm)
+        self.clip: QKClip | None = None
         self._writing: Future[object] | None = None
 
     def start(self) -> LearnerInfo:
@@ -69,6 +74,7 @@ class Learner:
         self.reference = Reference(self.config, self.model, self.ranks) if self.algorithm.needs_reference else None
         self.parameters = self.model.trainable()
         self.optimizer = optimizer_for(self.parameters, self.model.network, self.config.learner)
+        notices = self._start_clip() if self.config.learner.optimizer is OptimizerName.MUONCLIP else ()
         return LearnerInfo(
             model=self.config.model.name,
             parameters=sum(p.numel() for p in self.model.network.parameters()),
@@ -79,7 +85,17 @@ class Learner:
             layout=str(self.model.plan.layout),
             version=self.version,
             check=checked,
+            notices=notices,
         )
+
+    def _start_clip(self) -> tuple[str, ...]:
+        """Returns what to tell of layers where there is nothing to clip."""
+        clip = QKClip(self.model, self.config.learner.max_attention_logit)
+        self.clip = None if clip.is_idle else clip
+        if clip.idle_layers == 0:
+            return ()
+        layers = "all layers" if clip.is_idle else f"{clip.idle_layers} layers"
+        return (f"QK-Clip is idle in {layers}: queries and keys are normalised there (QK-norm), which bounds logits",)
 
     # ------------------------------------------------------------------ training
 
@@ -87,8 +103,8 @@ class Learner:
         """One batch: `updates_per_step` optimizer updates, each on a share of the groups.
 
         What is trained is the weighted sum of the losses that the rows have streams for; all weights are 1 unless
-        given. An update is left out, and the report says so, when nothing is left to train or the gradient is not
-        finite. The version grows by one unless all were left out.
+        given. An update is left out, and the report says so, when nothing is left to train or the guard objects to the
+        gradient. The version grows by one unless all were left out.
         """
         batch = _Batch(started=time.perf_counter())
         kept = [row for row in rows if not (self.algorithm.drop_truncated and row.truncated)]
@@ -98,17 +114,20 @@ class Learner:
             batch.rate = learning_rate(self.config.learner, self.updates, self._total_updates())
             fates = self._accumulate(share, self._objective(share, share_proximal, weights), batch.sums)
             norm = self.ranks.clip(self.parameters.values(), self.config.learner.max_grad_norm)
-            if math.isfinite(norm):
-                self._update(batch.rate)
-                batch.norms.append(norm)
+            batch.norms.append(norm)
+            objection = self.guard.objection(norm)
+            if objection is None:
+                self._update(batch)
             else:
-                batch.skipped.append(f"the gradient's norm is {norm}")
+                batch.skipped.append(objection)
                 fates.fill_(TokenFate.SKIPPED)
+                self._forget_logits()
             batch.fates |= _by_trajectory(rl_rows(share), fates)
             self.optimizer.zero_grad()
+        self.guard.end_batch(batch.updates, len(batch.skipped))
         if not shares:
             batch.skipped.append("no row has a token to train")
-        self.version += len(batch.norms) > 0
+        self.version += batch.updates > 0
         left_out = [row for row in rows if self.algorithm.drop_truncated and row.truncated]
         batch.fates |= {_key(row): bytes([TokenFate.TRUNCATED]) * sum(row.trained) for row in left_out}
         return self._report(batch, len(left_out) / max(len(rows), 1))
@@ -133,17 +152,27 @@ class Learner:
     def _accumulate(self, rows: list[Row], objective: Objective, sums: ObjectiveSums) -> Tensor:
         """Add up the gradient of the rows' loss, and its sums; returns the fate of each `rl` token, [N]."""
         fates = torch.zeros(len(objective.rl.tokens), dtype=torch.uint8, device=self.model.device)
+        watch = self.clip.watch if self.clip else None
         for batch in self.ranks.micro_batches(rows, self.model.plan):
             batch = batch.to(self.model.device)
-            part = objective.part(self.model.logprobs(batch, objective.ids(batch.tokens)), batch.tokens)
+            output = self.model.logprobs(batch, objective.ids(batch.tokens), watch=watch)
+            part = objective.part(output, batch.tokens)
             part.loss.backward()
             sums.add(part.sums)
             fates[part.fate_of] = part.fate
         return self.ranks.sum(fates)
 
-    def _update(self, rate: float) -> None:
-        self.optimizer.step(rate)
+    def _update(self, batch: _Batch) -> None:
+        self.optimizer.step(batch.rate)
         self.updates += 1
+        batch.updates += 1
+        if self.clip:
+            batch.clips.append(self.clip.clip())
+
+    def _forget_logits(self) -> None:
+        """Of an update that is left out nothing is clipped."""
+        if self.clip:
+            self.clip.watch.take()
 
     def _proximal_logprobs(self, shares: list[list[Row]]) -> list[Tensor | None]:
         """Each share's log-probabilities before the batch's first update.
@@ -165,20 +194,24 @@ class Learner:
         return LearnerReport(
             version=self.version,
             loss=sums.loss,
-            grad_norm=max(batch.norms, default=0.0),
+            grad_norm=max(filter(math.isfinite, batch.norms), default=0.0),
             learning_rate=batch.rate,
             entropy=sums.entropy / max(sums.tokens, 1),
             mismatch_kl=rl.k3 / usable,
             reference_kl=rl.reference_k3 / tokens if self.reference else None,
             mean_ratio=rl.ratio / usable,
+            ratio_above_10_share=rl.ratio_above_10 / usable,
             ess=rl.ratio**2 / (usable * rl.ratio_squared) if rl.ratio_squared else 0.0,
             cross_entropy=sums.cross_entropy / sums.ce_tokens if sums.ce_tokens else None,
             divergence=sums.divergence / sums.kl_tokens if sums.kl_tokens else None,
             shares=shares | {TokenFate.TRUNCATED: truncated_share},
             trained_tokens=sums.tokens,
-            updates=len(batch.norms),
+            updates=batch.updates,
             seconds=time.perf_counter() - batch.started,
             skipped=tuple(batch.skipped),
+            skipped_in_a_row=self.guard.skipped_in_a_row,
+            max_logit=max((clip.max_logit for clip in batch.clips), default=None),
+            clipped_heads=sum(clip.clipped_heads for clip in batch.clips) if batch.clips else None,
             token_fates=batch.fates,
         )
 
@@ -244,7 +277,7 @@ class Learner:
 
         What is in the folder before that is not whole.
         """
-        counts = {"version": self.version, "updates": self.updates}
+        counts = {"version": self.version, "updates": self.updates, **self.guard.state()}
         self._writing = self.ranks.save_state(tensors_of(self.model, self.optimizer, counts, self.ranks), folder)
 
     def saved(self) -> None:
@@ -252,10 +285,16 @@ class Learner:
         if self._writing is not None:
             self._writing.result()
 
-    def load(self, folder: Path) -> None:
-        """Take up the state that was saved, after `start` with the same model settings, on any number of ranks."""
+    def load(self, folder: Path, version: int | None = None) -> None:
+        """Take up the state that was saved, after `start` with the same model settings, on any number of ranks.
+
+        In a run that has gone on since, its `version` must be a new one, newer than those that generators have seen.
+        """
         counts = load(folder, self.model, self.optimizer, self.ranks)
-        self.version, self.updates = counts["version"], counts["updates"]
+        self.version, self.updates = int(counts["version"]), int(counts["updates"])
+        self.guard.load(counts)
+        if version is not None:
+            self.version, self.guard.skipped_in_a_row = version, 0
 
 
 @dataclass(slots=True)
@@ -266,7 +305,9 @@ class _Batch:
     sums: ObjectiveSums = field(default_factory=ObjectiveSums)
     norms: list[float] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    clips: list[ClipReport] = field(default_factory=list)
     fates: dict[TrajectoryKey, bytes] = field(default_factory=dict)
+    updates: int = 0
     rate: float = 0.0
 
 

@@ -17,10 +17,13 @@ class LearnerReport:
     tokens, `cross_entropy` and `divergence` (nats, times their weights) over those with such a stream; None for none.
 
     Of tokens with an `rl` stream are `mismatch_kl` (k3 estimate of KL(sampler || learner), nats), `reference_kl` (the
-    same of KL(learner || reference); None without a reference), `mean_ratio` (learner / sampler), `ess`, the effective
-    sample size as a share of them, and `shares`, by fate, but for TRUNCATED, which is of rows. `token_fates` has a
-    `TokenFate` for each sampled token of a row. `grad_norm` is the largest over the batch's updates, before scaling
-    down. `skipped` says why updates were left out.
+    same of KL(learner || reference); None without a reference), `mean_ratio` (learner / sampler),
+    `ratio_above_10_share`, `ess`, the effective sample size as a share of them, and `shares`, by fate, but for
+    TRUNCATED, which is of rows. `token_fates` has a `TokenFate` for each sampled token of a row. `grad_norm` is the
+    largest finite one over the batch's updates, those left out included, before scaling down. `skipped` says why
+    updates were left out, and `skipped_in_a_row` of how many batches now all were. `max_logit` is the largest
+    attention logit of any head (a bound, unless it is over the limit), and `clipped_heads` how many were scaled down;
+    None where neither is watched.
     """
 
     version: int
@@ -31,6 +34,7 @@ class LearnerReport:
     mismatch_kl: float
     reference_kl: float | None
     mean_ratio: float
+    ratio_above_10_share: float
     ess: float
     cross_entropy: float | None
     divergence: float | None
@@ -39,6 +43,9 @@ class LearnerReport:
     updates: int
     seconds: float
     skipped: tuple[str, ...]
+    skipped_in_a_row: int
+    max_logit: float | None
+    clipped_heads: int | None
     token_fates: Mapping[TrajectoryKey, bytes]
 
     def metrics(self) -> dict[str, float]:
@@ -55,14 +62,17 @@ class LearnerReport:
             "learner/seconds": self.seconds,
             "learner/mismatch_kl": self.mismatch_kl,
             "learner/mean_ratio": self.mean_ratio,
+            "learner/ratio_above_10_share": self.ratio_above_10_share,
             "learner/effective_sample_size": self.ess,
             "learner/masked_share": sum(self.shares[fate] for fate in of_tokens),
             **{f"masked/{fate.name.lower()}_share": self.shares[fate] for fate in of_tokens},
             "masked/truncated_rows_share": self.shares[TokenFate.TRUNCATED],
         }
-        of_streams = {
+        not_always = {
             "learner/reference_kl": self.reference_kl,
             "learner/cross_entropy": self.cross_entropy,
             "learner/divergence": self.divergence,
+            "attention/max_logit": self.max_logit,
+            "attention/clipped_heads": self.clipped_heads,
         }
-        return metrics | {name: value for name, value in of_streams.items() if value is not None}
+        return metrics | {name: float(value) for name, value in not_always.items() if value is not None}

@@ -6,7 +6,7 @@ writes each shard once, with its place in the whole, and each rank reads the par
     network.NAME                parameters and buffers; with adapters, these alone
     optimizer.CLASS             an optimizer was there
     optimizer.CLASS.NAME.KEY    its state of a parameter
-    count.NAME                  counters: the version, updates so far
+    count.NAME                  numbers, float64: the version, updates so far, what a guard remembers
     random.RANK                 of each rank, so that a resume on as many ranks draws the same numbers
 """
 
@@ -31,19 +31,19 @@ Saved = Mapping[str, TensorStorageMetadata]
 
 
 def tensors_of(
-    model: PolicyModel, optimizer: PolicyOptimizer, counts: Mapping[str, int], ranks: Ranks
+    model: PolicyModel, optimizer: PolicyOptimizer, counts: Mapping[str, float], ranks: Ranks
 ) -> dict[str, Tensor]:
     """The tensors themselves, not copies."""
     named = _network(model) | _classes(optimizer)
     for part in optimizer.parts:
         for prefix, parameter in _by_prefix(part, model).items():
             named |= {f"{prefix}{key}": value for key, value in part.state.get(parameter, {}).items()}
-    named |= {f"count.{name}": torch.tensor(value) for name, value in counts.items()}
+    named |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
     return named | _random(model, ranks)
 
 
-def load(folder: Path, model: PolicyModel, optimizer: PolicyOptimizer, ranks: Ranks) -> dict[str, int]:
-    """Take up what `tensors_of` had when it was saved; returns the counters.
+def load(folder: Path, model: PolicyModel, optimizer: PolicyOptimizer, ranks: Ranks) -> dict[str, float]:
+    """Take up what `tensors_of` had when it was saved; returns the numbers.
 
     Raises ValueError for the state of another model or optimizer.
     """
@@ -55,20 +55,20 @@ def load(folder: Path, model: PolicyModel, optimizer: PolicyOptimizer, ranks: Ra
     of_optimizer |= _classes(optimizer)
     if of_optimizer.keys() != {name for name in saved if name.startswith("optimizer.")}:
         raise ValueError(f"{folder} has the state of another optimizer; resume with the learner.optimizer it had")
-    counts = {name: torch.tensor(0) for name in saved if name.startswith("count.")}
+    counts = {name: torch.tensor(0.0, dtype=torch.float64) for name in saved if name.startswith("count.")}
     random = {name: tensor for name, tensor in _random(model, ranks).items() if name in saved}
     ranks.load_state(network | of_optimizer | counts | random, folder)
     for part, state in zip(optimizer.parts, states, strict=True):
         _take_state(part, state)
     _take_random(random)
-    return {name.removeprefix("count."): int(value) for name, value in counts.items()}
+    return {name.removeprefix("count."): float(value) for name, value in counts.items()}
 
 
 def load_network(folder: Path, model: PolicyModel, ranks: Ranks) -> int:
     """The policy alone, for those who do not train it; returns its version. Raises ValueError for another model's."""
     network = _network(model)
     _check(folder, network, _saved(folder))
-    version = torch.tensor(0)
+    version = torch.tensor(0.0, dtype=torch.float64)
     ranks.load_state(network | {"count.version": version}, folder)
     return int(version)
 

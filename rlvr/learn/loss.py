@@ -37,10 +37,10 @@ class TokenWeights:
 class LossSums:
     """Sums over tokens, from which the metrics of a batch are made. They add up over micro-batches.
 
-    `fates[f]` counts the tokens of TokenFate `f`. `ratio` is pi_learner / pi_sampler, summed over the tokens that
-    are neither stale nor unusable, of which there are `usable`, as are its square and `k3 = ratio - 1 - log ratio`,
-    whose mean estimates KL(sampler || learner) (Schulman, "Approximating KL divergence"). `reference_k3` is the
-    same estimate of KL(learner || reference), over all tokens.
+    `fates[f]` counts the tokens of TokenFate `f`. `ratio` is pi_learner / pi_sampler, summed over the tokens that are
+    neither stale nor unusable, of which there are `usable`, as are its square, how often it is above 10, and `k3 =
+    ratio - 1 - log ratio`, whose mean estimates KL(sampler || learner) (Schulman, "Approximating KL divergence").
+    `reference_k3` is the same estimate of KL(learner || reference), over all tokens.
     """
 
     loss: float = 0.0
@@ -48,6 +48,7 @@ class LossSums:
     usable: float = 0.0
     ratio: float = 0.0
     ratio_squared: float = 0.0
+    ratio_above_10: float = 0.0
     k3: float = 0.0
     reference_k3: float = 0.0
     fates: tuple[float, ...] = (0.0,) * len(TokenFate)
@@ -58,6 +59,7 @@ class LossSums:
         self.usable += other.usable
         self.ratio += other.ratio
         self.ratio_squared += other.ratio_squared
+        self.ratio_above_10 += other.ratio_above_10
         self.k3 += other.k3
         self.reference_k3 += other.reference_k3
         self.fates = tuple(a + b for a, b in zip(self.fates, other.fates, strict=True))
@@ -137,11 +139,12 @@ def _sums(loss: Tensor, logprobs: Tensor, tokens: RLTokens, fate: Tensor) -> Los
             usable.sum().double(),
             ratio.sum(),
             ratio.square().sum(),
+            (ratio > 10).sum().double(),
             (ratio - 1 - log_ratio).sum(),
             to_reference,
         ]
     )
     counts = torch.bincount(fate.int(), minlength=len(TokenFate)).double()
     # One transfer from the device, whatever the number of metrics.
-    total, kept, ratios, squares, k3, reference_k3, *fates = torch.cat([sums, counts]).tolist()
-    return LossSums(total, len(tokens), kept, ratios, squares, k3, reference_k3, tuple(fates))
+    total, kept, ratios, squares, above, k3, reference_k3, *fates = torch.cat([sums, counts]).tolist()
+    return LossSums(total, len(tokens), kept, ratios, squares, above, k3, reference_k3, tuple(fates))

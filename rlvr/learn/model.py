@@ -24,6 +24,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from rlvr.config import Config, DType, LoraConfig
 from rlvr.learn.head import HeadOutput, token_logprobs
+from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
 from rlvr.weight_transport import torch_dtype
 
@@ -97,20 +98,31 @@ class PolicyModel:
         """Parameters that get a gradient, by name. Tied ones are here once."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
-    def logprobs(self, batch: MicroBatch, ids: Tensor | None = None, dtype: DType | None = None) -> HeadOutput:
+    def logprobs(
+        self,
+        batch: MicroBatch,
+        ids: Tensor | None = None,
+        dtype: DType | None = None,
+        watch: LogitWatch | None = None,
+    ) -> HeadOutput:
         """Of each trained token, and of `ids` [N, K] in its place; all but the entropy are differentiable.
 
-        `dtype` is what the layers compute in, if it is not that of training.
+        `dtype` is what the layers compute in, if it is not that of training. `watch` sees the attention's logits.
         """
-        return self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype))
+        return self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype, watch))
 
-    def _logprobs(self, batch: MicroBatch, ids: Tensor | None, dtype: DType) -> HeadOutput:
+    def _logprobs(self, batch: MicroBatch, ids: Tensor | None, dtype: DType, watch: LogitWatch | None) -> HeadOutput:
+        watched = {}
+        if watch is not None:
+            watch.line_lengths = batch.lengths
+            watched["logit_watch"] = watch
         with self._autocast(dtype):
             hidden = self.decoder(
                 input_ids=batch.token_ids,
                 position_ids=batch.position_ids,
                 attention_mask=batch.mask,
                 use_cache=False,  # with a cache transformers does not look at position ids, and mixes packed rows
+                **watched,
             ).last_hidden_state.flatten(0, 1)[batch.read]
         if ids is None:
             logprobs, entropy = self._head(hidden, batch.targets)

@@ -43,7 +43,7 @@ def optimizer_for(
             return PolicyOptimizer([adamw(list(parameters.values()), config)])
         case OptimizerName.ADAMW_8BIT:
             return PolicyOptimizer([_adamw_8bit(list(parameters.values()), config)])
-        case OptimizerName.MUON:
+        case OptimizerName.MUON | OptimizerName.MUONCLIP:
             return PolicyOptimizer(_muon_and_adamw(list(parameters.values()), network, config))
 
 

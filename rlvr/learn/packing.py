@@ -55,11 +55,13 @@ class MicroBatch:
     """A grid [B, T], and where its N trained tokens are predicted.
 
     `read` [N] are places in the grid, flattened: the hidden state there predicts `targets` [N]. `tokens` [N] are
-    the tokens' indices among all trained tokens of the step, row after row.
+    the tokens' indices among all trained tokens of the step, row after row. `lengths` [B] are the lines', after which
+    there is padding.
     """
 
     token_ids: Tensor
     position_ids: Tensor
+    lengths: Tensor
     mask: Tensor | None
     read: Tensor
     targets: Tensor
@@ -69,6 +71,7 @@ class MicroBatch:
         return MicroBatch(
             token_ids=self.token_ids.to(device),
             position_ids=self.position_ids.to(device),
+            lengths=self.lengths.to(device),
             mask=None if self.mask is None else self.mask.to(device),
             read=self.read.to(device),
             targets=self.targets.to(device),
@@ -242,6 +245,7 @@ def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int],
     return MicroBatch(
         token_ids=torch.tensor(token_ids),
         position_ids=torch.tensor(positions),
+        lengths=torch.tensor([_length(line) for line in lines]),
         mask=_mask(torch.tensor(blocks), torch.tensor(branches)) if layout is Layout.SHARED else None,
         read=torch.tensor(read, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),

@@ -77,7 +77,7 @@ def optimizer_state(config: Config, architecture: Architecture) -> Part:
             return Part("AdamW", 2 * WIDE * trainable, "two moments, float32")
         case OptimizerName.ADAMW_8BIT:
             return Part("AdamW", 2 * trainable, "two moments, a byte each")
-        case OptimizerName.MUON:
+        case OptimizerName.MUON | OptimizerName.MUONCLIP:
             rest = trainable - matrix_parameters(architecture)
             return Part("Muon, AdamW", WIDE * (trainable + rest), "momentum of matrices, two moments of the rest")
 

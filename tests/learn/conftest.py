@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     GemmaConfig,
     GraniteConfig,
     LlamaConfig,
@@ -44,6 +45,21 @@ SIZES: dict[str, Any] = {
 FAMILIES: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "llama_mha": LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
+    "deepseek_v3": DeepseekV3Config(
+        **SIZES | {"num_key_value_heads": 4},
+        moe_intermediate_size=24,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=12,
+        kv_lora_rank=10,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+    ),
     "qwen2": Qwen2Config(**SIZES),
     "gemma": GemmaConfig(**SIZES, head_dim=8),
     "mistral_windowed": MistralConfig(**SIZES, sliding_window=6),

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import (
     AutoModelForCausalLM,
-    DeepseekV3Config,
     GptOssConfig,
     Llama4TextConfig,
     PreTrainedConfig,
@@ -129,19 +128,6 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-DEEPSEEK = DeepseekV3Config(
-    **(SIZES | {"num_key_value_heads": 4}),
-    n_routed_experts=4,
-    num_experts_per_tok=2,
-    n_group=1,
-    topk_group=1,
-    first_k_dense_replace=1,
-    q_lora_rank=12,
-    kv_lora_rank=10,
-    qk_nope_head_dim=8,
-    qk_rope_head_dim=4,
-    v_head_dim=8,
-)
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}
 DENSE = {"gate_proj", "up_proj", "down_proj"}
@@ -152,7 +138,7 @@ DENSE = {"gate_proj", "up_proj", "down_proj"}
     [
         (FAMILIES["qwen3"], ATTENTION | DENSE, None),
         (FAMILIES["olmoe"], ATTENTION | {"gate_up_proj", "down_proj"}, "rows"),
-        (DEEPSEEK, LATENT | DENSE | {"gate_up_proj"}, "rows"),
+        (FAMILIES["deepseek_v3"], LATENT | DENSE | {"gate_up_proj"}, "rows"),
         (
             Llama4TextConfig(**SIZES, head_dim=8, num_local_experts=4, interleave_moe_layer_step=1),
             ATTENTION | DENSE | {"gate_up_proj"},

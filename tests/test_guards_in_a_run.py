@@ -1,0 +1,160 @@
+"""Guards in a whole run: skipped updates, the way back to a checkpoint, and a step trained again offline.
+
+One thing is a stand-in: advantages that are not numbers, which no reward of ours can give.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rlvr
+from rlvr import replay as replay_module
+from rlvr import training
+from rlvr.demo.problems import Split, rows
+from rlvr.events import EventKind, read_events
+from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.rows import rows_from
+from rlvr.replay import replay, show
+from rlvr.run_folder import RunFolder, RunFolderError
+from rlvr.training import TrainingStopped
+from rlvr.types import Group, Row
+
+MakeRows = Callable[[Sequence[Group], Algorithm, int], list[Row]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """So that sums come out alike in a run and in its replay."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+async def letters(completion: str) -> float:
+    """In this process, so that no busy machine makes it late."""
+    return float(len(completion))
+
+
+def run(folder: Path, steps: int, **settings: Any) -> None:
+    rlvr.train(
+        model="tiny",
+        data={"path": rows(Split.TRAIN, 64, 0), "prompt": "question"},
+        reward=letters,
+        rollout={"max_staleness": 1, "groups_per_step": 2, "group_size": 4, "drop_zero_variance": False},
+        sampling={"max_new_tokens": 12},
+        learner={"learning_rate": 1e-4, "warmup_steps": 0},
+        cluster={"backend": "local"},
+        steps=steps,
+        run_dir=folder,
+        tensorboard=False,
+        **settings,
+    )
+
+
+def poison(steps: range) -> MakeRows:
+    """Rows as they are, but those of calls in `steps`, counted from 1, whose advantages are not numbers."""
+    calls = 0
+
+    def make(groups: Sequence[Group], algorithm: Algorithm, version: int) -> list[Row]:
+        nonlocal calls
+        calls += 1
+        made = rows_from(groups, algorithm, version)
+        for row in made if calls in steps else ():
+            assert row.rl is not None
+            row.rl.advantages = [math.nan] * len(row)
+        return made
+
+    return make
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "ledger/issued" in line]
+
+
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 9 steps whose steps 3 to 7 had gradients that are not finite."""
+    folder = tmp_path_factory.mktemp("rolled_back") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "rows_from", poison(range(3, 8)))
+        run(folder, 9, checkpoint={"every_steps": 1, "keep": 20})
+    return folder
+
+
+def test_after_five_skipped_updates_the_learner_goes_back_as_a_new_version(rolled_back: Path) -> None:
+    steps = logged(rolled_back)
+    assert [line["policy/version"] for line in steps] == [1, 2, 2, 2, 2, 2, 3, 4, 5]
+    assert [line["learner/updates"] for line in steps] == [1, 1, 0, 0, 0, 0, 0, 1, 1]
+    for line in steps:
+        settled = sum(v for name, v in line.items() if name.startswith(("ledger/filtered/", "ledger/failed/")))
+        assert line["ledger/issued"] == line["ledger/trained"] + settled + line["ledger/in_flight"]
+    saved = sorted(path.name for path in (rolled_back / "checkpoints").iterdir())
+    assert saved == [f"step-{step:06d}" for step in (1, 2, 8, 9)], "none of the steps that were skipped"
+
+
+def test_each_skip_and_the_way_back_are_in_the_log_and_in_the_report(rolled_back: Path) -> None:
+    warnings = [event for event in read_events(RunFolder(rolled_back)) if event.kind is EventKind.WARNING]
+    skips = [(event.step, event.text) for event in warnings if event.text.startswith("no update: ")]
+    assert [step for step, _ in skips] == [3, 4, 5, 6, 7]
+    assert all(f"rlvr replay {rolled_back} {step}" in text for step, text in skips)
+    (back,) = [event for event in warnings if "back to the learner of step 2" in event.text]
+    assert back.step == 7 and "policy version 3" in back.text
+    assert "back to the learner of step 2" in (rolled_back / "report.html").read_text()
+
+
+def test_a_replay_stands_where_the_run_stood(
+    rolled_back: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replay_module, "rows_from", poison(range(5)))  # steps 3 to 6; then step 7 as it was sampled
+    healthy = replay(rolled_back, 7, [], exact=True)
+    assert (healthy.version, healthy.report.version, healthy.report.skipped) == (2, 3, ())
+
+    monkeypatch.setattr(replay_module, "rows_from", poison(range(1, 6)))
+    (rolled_back / "checkpoints" / "step-000008").rename(rolled_back / "step-000008")
+    try:
+        made = replay(rolled_back, 9, [], exact=True)
+    finally:
+        (rolled_back / "step-000008").rename(rolled_back / "checkpoints" / "step-000008")
+    line = logged(rolled_back)[-1]
+    assert (made.version, made.report.version) == (4, 5)
+    for name in ("learner/grad_norm", "learner/loss", "learner/mismatch_kl", "learner/entropy"):
+        assert made.report.metrics()[name] == line[name], name
+    capsys.readouterr()
+    show(made)
+    printed = capsys.readouterr().out
+    assert "step 9, from policy version 4" in printed and "mismatch KL" in printed and "no limit yet" in printed
+    assert "1 update, now policy version 5" in printed
+
+
+def test_a_replay_may_take_other_settings_and_leave_out_what_lies_between(
+    rolled_back: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_module, "rows_from", poison(range(1, 2)))
+    made = replay(rolled_back, 6, ["learner.learning_rate=1e-9"], exact=False)
+    assert made.report.skipped == ("the gradient's norm is nan",)
+    assert made.report.learning_rate == 1e-9
+    with pytest.raises(RunFolderError, match=r"no rollouts of step 12: its steps are 1 to 9"):
+        replay(rolled_back, 12, [], exact=True)
+
+
+def test_without_a_checkpoint_there_is_no_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "rows_from", poison(range(1, 9)))
+    with pytest.raises(TrainingStopped, match=r"5 batches in a row.*no checkpoint to go back to"):
+        run(tmp_path / "run", 9)
+    assert read_events(RunFolder(tmp_path / "run"))[-1].kind is EventKind.FAILURE
+
+
+def test_a_checkpoint_is_gone_back_to_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "rows_from", poison(range(2, 99)))
+    with pytest.raises(TrainingStopped, match="went back to the checkpoint of step 1 3 times"):
+        run(tmp_path / "run", 30, checkpoint={"every_steps": 1})
+    assert [line["policy/version"] for line in logged(tmp_path / "run")][-1] == 4
