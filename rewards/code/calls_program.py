@@ -5,7 +5,6 @@ A line of output for each call; it is compared elsewhere. What is printed meanwh
 
 import os
 import sys
-import traceback
 from pathlib import Path
 
 from rlvr.rewards.code.answer_program import function_named, load_answer
@@ -25,7 +24,7 @@ def main() -> None:
         except NotPlain as error:
             line = encode(["raised", f"it gave {error}"])
         except Exception as error:  # noqa: BLE001 - whatever the answer raises is what this call came to
-            traceback.print_exc()
+            sys.excepthook(type(error), error, error.__traceback__)
             line = encode(["raised", f"{type(error).__name__}: {error}"])
         os.write(output, line + b"\n")
     sys.stdout.flush()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import marshal
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -169,7 +171,8 @@ class Runner:
         # A program whose tests have ended is killed: that is no end of its own.
         own_end = of_code is not None and (of_answer.status, of_answer.signal) != (Status.KILLED, signal.SIGKILL)
         why = [report.broken, f"the answer's program: {of_code}" if own_end else "", of_tests or ""]
-        return Verdict(report.tests, max(report.planned, len(report.tests) + 1), "; ".join(filter(None, why)))
+        unseen = all(test.passed for test in report.tests)  # what stood behind them did not pass
+        return Verdict(report.tests, max(report.planned, len(report.tests) + unseen), "; ".join(filter(None, why)))
 
     def _too_slow(self) -> str:
         return f"stopped after {self.budget.wall_s:g} s for all tests"
@@ -202,22 +205,38 @@ class _Report:
 
 # ---------------------------------------------------------------- programs and results
 
-_HERE = Path(__file__).parent
-_PACKAGE = "rlvr/rewards/code"
-_MODULES = ("values", "answer_program", "tests_program", "calls_program")
-_FILES = {f"{_PACKAGE}/{name}.py": (_HERE / f"{name}.py").read_bytes() for name in _MODULES} | {
-    f"{folder}/__init__.py": b"" for folder in ("rlvr", "rlvr/rewards", _PACKAGE)
-}
+_PACKAGE = "rlvr.rewards.code"
+_LIBRARY = "library"
+# Our modules go into the sandbox compiled: it has none of ours, and reading them there would double a run's cost.
+_START = f"""
+import marshal, sys, types
+with open({_LIBRARY!r}, "rb") as file:
+    for name, code in marshal.load(file):
+        sys.modules[name] = types.ModuleType(name)
+        exec(code, sys.modules[name].__dict__)
+"""
+
+
+@cache
+def _library(*modules: str) -> bytes:
+    """Modules of this package, compiled, each after those that it imports."""
+    here = Path(__file__).parent
+    sources = {name: (here / f"{name}.py").read_bytes() for name in modules}
+    codes = [
+        (f"{_PACKAGE}.{name}", compile(source, f"{name}.py", "exec", optimize=2)) for name, source in sources.items()
+    ]
+    return marshal.dumps(codes)
 
 
 def _program(
     module: str, answer: Answer, files: Mapping[str, bytes], function: str = "main", with_answer: bool = True
 ) -> Program:
-    """One of our programs, with the modules that it needs beside it, and the answer where it may be."""
-    own: dict[str, bytes] = {**_FILES, PRELUDE: _source(answer.prelude), **files}
+    """One of our programs, with what it needs beside it, and the answer where it may be."""
+    modules = dict.fromkeys(("values", "answer_program", module))
+    own: dict[str, bytes] = {_LIBRARY: _library(*modules), PRELUDE: _source(answer.prelude), **files}
     if with_answer:
         own[ANSWER] = _source(answer.source)
-    return Program(f"from rlvr.rewards.code.{module} import {function}\n\n{function}()\n", files=own)
+    return Program(f"{_START}\nfrom {_PACKAGE}.{module} import {function}\n\n{function}()\n", files=own)
 
 
 def _source(text: str) -> bytes:
