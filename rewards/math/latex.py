@@ -28,7 +28,10 @@ _SCRIPTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         lambda m: rf"{m[1]}.{m[2]}\overline{{{m[3]}}}".replace("\u0305", ""),
     ),
 ]
-_AMOUNT = r"-?\s*(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*(?:thousand|million|billion|trillion))?"
+_AMOUNT = (
+    r"-?\s*(?:\d[\d,]*(?:\.\d+|\s*\\[dt]?frac(?:\d\d|\{\d+\}\{\d+\}))?|\.\d+)"
+    r"(?:\s*(?:thousand|million|billion|trillion))?"
+)
 _BRACED_COMMA = re.compile(r"(?<=\d)\s*\{,\}\s*(?=\d)")
 _INDEX = r"(?:\{(\d+)\}|(\d))"
 _SPACES = re.compile(r"(?<!\\)\\(?:(?:quad|qquad|enspace)(?![a-zA-Z])|[,;: ])|~|\s+")
@@ -71,6 +74,7 @@ _COMMANDS_RENAMED = [
         (r"\\text\s*\{\s*(sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan|lcm|gcd)\s*\}", r"\\\1 "),
         (r"\\text\s*\{\s*,?\s*(and|or|to)\s*\}", r" \1 "),
         (r"\\text\s*\{\s*(-?[\d.,/]+|\\infty)\s*\}", r"\1"),
+        (r"^\\text\s*\{\s*(-?[\d.,/]+\s+(?:and|or|to)\s+-?[\d.,/]+|[a-zA-Z]\s*=\s*-?[\d.,/]+)\s*\}$", r"\1"),
         (r"^\\text\s*\{\s*(-?[\d.,/]+)\s+([^{}]*\})$", r"\1\\text{ \2"),
         (r"^\\text\s*\{(?![^{}]*\bnot\b)[^{}]*(?:\bis|:|=)\s*\}\s*(?=\S)", ""),
         (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),
@@ -115,7 +119,7 @@ _CURRENCY_SIGN = re.compile("[€£¥￥₹]")
 _THIN_SPACE_IN_NUMBER = re.compile(r"(?<=\d),?\\[!,]\s*,?(?:\\[!,])?\s*(?=\d{3}(?!\d))")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _DOUBLE_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z])")
-_LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z]))\s*")
+_LEADING_SIGN = re.compile(r"^(?:(?i:answer)\s*[:=]|=|\\approx|\\sim(?![a-z]))\s*")
 _SINGLE_GROUP = re.compile(r"^\{([^{}]*)\}$")
 _END_OF_COMMAND = re.compile(r"(\\[a-zA-Z]+) +(?=[a-zA-Z])")
 _MEANINGLESS_SPACE = re.compile(r"(?<!\d) | (?!\d)")

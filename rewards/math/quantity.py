@@ -28,7 +28,7 @@ _TEXT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\s*-?[123]\s*\}?)?$")
 _BARE = re.compile(
     r"(?<=[\d})°!])(?P<gap> ?)(?P<unit>[A-Za-zμ°¢][A-Za-z./ °]*(?:\^\s*\{?-?[123]\}?|(?<=[cdkm]m)[23])?)$"
 )
-_AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?:\\text\s*\{\s*)?([A-Za-z]+)\.?\s*\}?,?\s*(?:and\s+)?")
+_AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?:\\text\s*\{\s*)?([A-Za-z]+)\.?(?:\s+and)?\s*\}?,?\s*(?:and\s+)?")
 _AMOUNTS = re.compile(rf"^(?:{_AMOUNT.pattern}){{2,4}}$")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _SCALE_AT_END = re.compile(r"\s*(?:\\text\s*\{\s*)?\b(thousand|million|billion|trillion)\s*\}?$")

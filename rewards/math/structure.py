@@ -6,6 +6,7 @@ our own process, where a leaf compares words, numbers and formulas, and a worker
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from rlvr.rewards.math.claims import follows_order, is_equation, names_clash, read_claim, sides_of
@@ -26,6 +27,7 @@ from rlvr.rewards.math.words import symbol_for
 Leaf = Callable[[str, str], bool | None]
 
 _MAX_PARTS = 30
+_ZEROS_AHEAD = re.compile(r",0\d")
 _UNORDERED = {Kind.UNION, Kind.SET, Kind.CASES}
 
 
@@ -40,7 +42,7 @@ def same(reference: str, answer: str, leaf: Leaf) -> bool | None:
     if labelled[0] or labelled[1]:
         return _same_in_order(labelled[0] or split(reference), labelled[1] or split(answer), leaf)
     left, right = items_of(reference), items_of(answer)
-    if len(left) == 1 and len(right) > 1:
+    if len(left) == 1 and len(right) > 1 and not _ZEROS_AHEAD.search(reference):
         left = split(reference)  # 100,200 is a number only where nothing says that it is a list
     if len(left) == 1 and len(right) == 1:
         return _same_item(left[0], right[0], leaf)
