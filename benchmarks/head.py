@@ -1,6 +1,6 @@
 """The chunked head against the naive one: peak memory and processor time of a forward and a backward pass.
 
-    python benchmarks/head.py [--tokens 2048] [--vocabulary 151936] [--hidden 1024] [--chunk 256] [--ids 32]
+    python benchmarks/head.py [--tokens 2048] [--vocabulary 151936] [--hidden 1024] [--chunk 512] [--ids 32]
 
 Log-probabilities of given tokens and the entropy, with a head that is trained and one that is frozen; and the
 divergence from a teacher that is known at `--ids` ids in each place. The naive form makes all logits and lets
@@ -99,7 +99,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--chunk", type=int, default=256, help="tokens whose logits exist at one time")
+    parser.add_argument(
+        "--chunk", type=int, default=512, help="tokens whose logits exist at one time; half with a frozen head"
+    )
     parser.add_argument("--ids", type=int, default=32, help="of the teacher, in each place")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -107,15 +109,19 @@ def main() -> None:
         request = json.loads(options.one)
         print(json.dumps(asdict(measure(Sizes(**request.pop("sizes")), **request))))
         return
-    sizes = Sizes(options.tokens, options.vocabulary, options.hidden, options.chunk, options.ids)
-    print(f"{sizes}, {torch.get_num_threads()} threads")
+    print(
+        f"{options.tokens} tokens, vocabulary {options.vocabulary}, {options.hidden} wide, "
+        f"{torch.get_num_threads()} threads"
+    )
     for task, trained in (("log-probability", True), ("log-probability", False), ("divergence", True)):
+        chunk = options.chunk if trained else options.chunk // 2
+        sizes = Sizes(options.tokens, options.vocabulary, options.hidden, chunk, options.ids)
         plain = in_a_process(sizes, "naive", task, trained=trained)
         ours = in_a_process(sizes, "chunked", task, trained=trained)
         agree = max(abs(ours.loss / plain.loss - 1), abs(ours.gradient / plain.gradient - 1))
         print(
-            f"{task}, head {'trained' if trained else 'frozen'}: naive {plain.peak / 1e6:.0f} MB, {plain.seconds:.1f} "
-            f"CPU s | chunked {ours.peak / 1e6:.0f} MB, {ours.seconds:.1f} CPU s | memory "
+            f"{task}, head {'trained' if trained else 'frozen'}, chunks of {chunk}: naive {plain.peak / 1e6:.0f} MB, "
+            f"{plain.seconds:.1f} CPU s | chunked {ours.peak / 1e6:.0f} MB, {ours.seconds:.1f} CPU s | memory "
             f"1/{plain.peak / ours.peak:.1f}, time {ours.seconds / plain.seconds:.2f}x "
             f"(loss and gradient differ by {agree:.1e})",
             flush=True,

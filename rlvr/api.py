@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ from rlvr.run_folder import RunFolder, refuse_used
 
 if TYPE_CHECKING:
     from rlvr.evaluation import EvaluationReport
+    from rlvr.learn.own import WeightsOfGroups
     from rlvr.supervised import SupervisedResult
     from rlvr.training import RunResult, Teaching
 
@@ -31,6 +33,7 @@ def train(
     data: str | Rows | Mapping[str, Any] | None = None,
     reward: RewardSetting | None = None,
     *,
+    algorithm: str | Mapping[str, Any] | WeightsOfGroups | None = None,
     evaluation_data: str | Rows | Mapping[str, Any] | None = None,
     config: Path | str | None = None,
     resume: bool = False,
@@ -43,9 +46,10 @@ def train(
     `reward`: a short name, `module:function`, a function, or several of them; the first says what is right when
     held-out answers are counted. `rlvr.reward`, `Reward.bind` and `Reward.weighted` give one its name, arguments and
     weight. Or the settings of the section `reward`, whose `functions` may be functions as well:
-    `reward={"functions": [right, "format"], "combine": "gate"}`. `settings` are those of `rlvr.config.Config`,
-    sections as dictionaries: `train(..., steps=50, rollout={"max_staleness": 0})`. `config` is a YAML file below all
-    of these.
+    `reward={"functions": [right, "format"], "combine": "gate"}`. `algorithm`: a preset's name, the settings of the
+    section `algorithm`, or a function from groups to the weight of each token (docs/losses.md). `settings` are those
+    of `rlvr.config.Config`, sections as dictionaries: `train(..., steps=50, rollout={"max_staleness": 0})`. `config`
+    is a YAML file below all of these.
 
     Raises ConfigError, DataError, RewardError or PreparationError before anything is started.
     """
@@ -54,8 +58,10 @@ def train(
         refuse_used(RunFolder(run_dir))  # before rows in memory are written into it
     tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir))
     rewards, named = _reward_setting(reward)
+    own = algorithm if callable(algorithm) else None
+    named |= {"algorithm": None if callable(algorithm) else algorithm}
     checked = load_config([config] if config else [], [], _without_none(merge(tree, named)))
-    return run_config(checked, rewards, resume=resume)
+    return run_config(checked, rewards, own, resume=resume)
 
 
 def sft(
@@ -86,9 +92,14 @@ def sft(
 
 
 def run_config(
-    config: Config, rewards: Sequence[Reward] | None = None, *, resume: bool, teaching: Teaching | None = None
+    config: Config,
+    rewards: Sequence[Reward] | None = None,
+    algorithm: WeightsOfGroups | None = None,
+    *,
+    resume: bool,
+    teaching: Teaching | None = None,
 ) -> RunResult:
-    """Train as a checked config says. `rewards` given as objects take the place of those it names."""
+    """Train as a checked config says. Rewards and an algorithm given as objects take the place of those it names."""
     from rlvr.cluster import disconnect_ray
     from rlvr.console import Console
     from rlvr.prepare import open_run, prepare, refuse_what_cannot_fit
@@ -96,7 +107,7 @@ def run_config(
 
     config = with_run_dir(config)
     refuse_what_cannot_fit(config)
-    job = prepare(config, rewards)
+    job = replace(prepare(config, rewards), algorithm=algorithm)
     folder, checkpoint = open_run(config, resume=resume)
     with Console(config.steps) as console:
         try:

@@ -8,6 +8,7 @@ from rlvr.checkpoint import CheckpointError
 from rlvr.cluster import ClusterError
 from rlvr.config_loading import ConfigError
 from rlvr.data import DataError
+from rlvr.learn.own import AlgorithmError
 from rlvr.plan.planner import PlanError
 from rlvr.plugins import CommandError, PluginError
 from rlvr.prepare import PreparationError
@@ -18,6 +19,7 @@ from rlvr.training import TrainingStopped
 from rlvr.watchdog import Stalled
 
 USER_ERRORS = (
+    AlgorithmError,
     CheckpointError,
     ClusterError,
     CommandError,

@@ -20,6 +20,7 @@ from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.config import Config, Engine, EnvConfig, OptimizerName, RewardSpec
 from rlvr.data import TaskSet, load_tasks
 from rlvr.env import Env
+from rlvr.learn.own import WeightsOfGroups
 from rlvr.plan.accelerators import machine_memory, swap_space
 from rlvr.plan.startup import Machine, shortfall
 from rlvr.reward_function import Reward, judges_of, reward, verifier_of
@@ -47,6 +48,7 @@ class Job:
     held_out: TaskSet | None
     rewards: list[Reward]
     make_env: Callable[[], Env]
+    algorithm: WeightsOfGroups | None = None  # one's own, in the place of the preset's advantage
 
     def sampling(self) -> Sampling:
         """Of rollouts."""

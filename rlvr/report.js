@@ -166,7 +166,7 @@ function detailOf(row, show) {
   const { group, answer } = row;
   const grid = element("div", "grid");
   const texts = element("div");
-  texts.append(...block("Prompt", group.prompt), ...block("Answer", answer.text || "(nothing)"));
+  texts.append(...block("Prompt", group.prompt), ...answerBlock(answer));
   const why = element("div");
   why.append(...block("Target", targetText(group.target)));
   if (answer.detail) why.append(...block("Why this score", answer.detail));
@@ -179,6 +179,40 @@ function detailOf(row, show) {
 
 function block(title, text) {
   return [element("h4", "", title), element("pre", "", text)];
+}
+
+// What the learner did with a token, in the order of the log's fates.
+const FATES = {
+  trained: "trained",
+  no_advantage: "no weight: nothing to learn",
+  bounded: "at the kernel's bounds",
+  corrected: "sampler and learner disagree",
+  masked: "masked by the algorithm",
+  unusable: "log-probability not finite",
+  stale: "older than max_staleness",
+  truncated: "of a truncated answer",
+  skipped: "update left out",
+  read: "read, not sampled",
+};
+
+function answerBlock(answer) {
+  if (!answer.fates) return block("Answer", answer.text || "(nothing)");
+  const pre = element("pre");
+  const counts = {};
+  for (const [text, fate, tokens] of answer.fates) {
+    const name = fate ?? "read";
+    counts[name] = (counts[name] ?? 0) + tokens;
+    const stretch = element("span", `fate ${name}`, text ?? answer.text);
+    stretch.title = FATES[name];
+    pre.append(stretch);
+  }
+  const legend = element("ul", "fates");
+  for (const name of Object.keys(FATES).filter((name) => counts[name])) {
+    const entry = element("li");
+    entry.append(element("i", `fate ${name}`), element("span", "", FATES[name]), element("b", "", `${counts[name]}`));
+    legend.append(entry);
+  }
+  return [element("h4", "", "Answer, by what the learner did with each token"), pre, legend];
 }
 
 function parts(answer) {

@@ -24,7 +24,8 @@ from rlvr.files import replacing
 from rlvr.metrics import MetricRecord, read_metrics
 from rlvr.readable import count, duration, number
 from rlvr.report_charts import Chart, draw_charts, running_mean_width, series
-from rlvr.report_sample import Sample, sample_held_out, sample_training, to_script
+from rlvr.report_fates import stretches_of
+from rlvr.report_sample import AnswerKey, Sample, Stretch, sample_held_out, sample_training, to_script
 from rlvr.run_folder import RunFolder, RunFolderError
 
 _EDGE = 5  # steps whose mean reward stands for the begin and the end of a run without evaluation
@@ -49,6 +50,7 @@ class Facts:
     events: list[Event]
     training: Sample
     held_out: Sample
+    fates: dict[AnswerKey, list[Stretch]]
 
     @property
     def last_step(self) -> int:
@@ -78,14 +80,17 @@ def _gather(run: RunFolder) -> Facts:
         raise RunFolderError(f"{run.metrics} is empty: the run's first step is not finished yet")
     config_text = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
     last_step = records[-1].step
+    settings = _parse(config_text, run.config)
+    training = sample_training(run, last_step)
     return Facts(
         name=run.path.resolve().name,
         config_text=config_text,
-        settings=_parse(config_text, run.config),
+        settings=settings,
         records=records,
         events=read_events(run),
-        training=sample_training(run, last_step),
+        training=training,
         held_out=sample_held_out(run, last_step),
+        fates=stretches_of(run, _at(settings, "model", "name"), training),
     )
 
 
@@ -116,7 +121,7 @@ def _page(facts: Facts) -> str:
         chart_note=_chart_note(facts.records),
         ledger=_ledger(facts.records),
         sample_note=_sample_note(facts.training, facts.held_out),
-        data=to_script(facts.training, facts.held_out),
+        data=to_script(facts.training, facts.held_out, facts.fates),
         metrics=_metrics_table(facts.records),
         config=_text(facts.config_text or "The run left no config.yaml."),
     )

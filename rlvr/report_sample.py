@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +18,18 @@ from rlvr.rollout_log import LoggedRollout, count_rollouts, read_rollouts
 from rlvr.run_folder import RunFolder
 
 T = TypeVar("T")
+
+# Which answer: its step, its group's id, its place in the group.
+AnswerKey = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring tokens of one fate, None for those that were read. `text` is None where it is the whole answer."""
+
+    text: str | None
+    fate: str | None
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +71,13 @@ def sample_held_out(run: RunFolder, last_step: int) -> Sample:
     return _sample([step for step in run.evaluation_steps() if step <= last_step], run.evaluation, HELD_OUT)
 
 
-def to_script(training: Sample, held_out: Sample) -> str:
-    """JSON for a `<script type="application/json">`: no character in it can end the script or start a tag."""
-    data = [_group(group, held_out=False) for group in training.groups]
-    data += [_group(group, held_out=True) for group in held_out.groups]
+def to_script(training: Sample, held_out: Sample, fates: Mapping[AnswerKey, Sequence[Stretch]]) -> str:
+    """JSON for a `<script type="application/json">`: no character in it can end the script or start a tag.
+
+    `fates` are those of the training answers' tokens, where they are known.
+    """
+    data = [_group(group, held_out=False, fates=fates) for group in training.groups]
+    data += [_group(group, held_out=True, fates={}) for group in held_out.groups]
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -100,7 +115,9 @@ def _characters(group: list[LoggedRollout]) -> int:
     return len(group[0].prompt) + sum(len(rollout.answer) + len(rollout.detail) for rollout in group)
 
 
-def _group(group: list[LoggedRollout], *, held_out: bool) -> dict[str, Any]:
+def _group(
+    group: list[LoggedRollout], *, held_out: bool, fates: Mapping[AnswerKey, Sequence[Stretch]]
+) -> dict[str, Any]:
     first = group[0]
     return {
         "step": first.step,
@@ -109,7 +126,10 @@ def _group(group: list[LoggedRollout], *, held_out: bool) -> dict[str, Any]:
         "heldOut": held_out,
         "prompt": first.prompt,
         "target": first.target,
-        "answers": [_answer(rollout) for rollout in group],
+        "answers": [
+            _answer(rollout) | {"fates": _stretches(fates.get((first.step, first.group_id, place)))}
+            for place, rollout in enumerate(group)
+        ],
     }
 
 
@@ -128,6 +148,10 @@ def _answer(rollout: LoggedRollout) -> dict[str, Any]:
         "generateS": rollout.generate_s,
         "scoreS": rollout.score_s,
     }
+
+
+def _stretches(of_answer: Sequence[Stretch] | None) -> list[list[str | int | None]] | None:
+    return None if of_answer is None else [[stretch.text, stretch.fate, stretch.tokens] for stretch in of_answer]
 
 
 def _finite(value: float | None) -> float | None:

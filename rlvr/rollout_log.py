@@ -119,6 +119,24 @@ def read_rollouts(path: Path) -> list[LoggedRollout]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class FatedTokens:
+    """A trajectory's tokens and what the learner did with each, in words; None for tokens that were read.
+
+    `fates` are None where the learner never saw the trajectory.
+    """
+
+    group_id: int
+    token_ids: list[int]
+    fates: list[str | None] | None
+
+
+def read_fated_tokens(path: Path) -> list[FatedTokens]:
+    """Of all rows, in the order of `read_rollouts`. Raises RunFolderError."""
+    rows = _read(path, ["group_id", "token_ids", "token_fates"])
+    return [FatedTokens(row["group_id"], row["token_ids"], row["token_fates"]) for row in rows]
+
+
 def read_groups(path: Path) -> list[Group]:
     """The groups with their tokens, to score or train them again. Raises RunFolderError.
 

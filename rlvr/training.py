@@ -23,6 +23,7 @@ from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.gdpo import GDPO
 from rlvr.learn.guards import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, HealthWatch
 from rlvr.learn.learner_report import LearnerReport
+from rlvr.learn.own import OwnAlgorithm, WeightsOfGroups, mean_weight
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.rows import rows_from
 from rlvr.metrics import MetricLog, read_metrics
@@ -106,9 +107,14 @@ async def train(
             raise
 
 
-def algorithm_of(c: Config, rewards: Sequence[Reward]) -> Algorithm:
-    """The config's algorithm; with `reward.combine=gdpo` it makes advantages of each reward by itself."""
+def algorithm_of(c: Config, rewards: Sequence[Reward], own: WeightsOfGroups | None = None) -> Algorithm:
+    """The config's algorithm; with `reward.combine=gdpo` it makes advantages of each reward by itself.
+
+    A function of one's own stands in for the advantage of either.
+    """
     algorithm = algorithm_from(c.algorithm, c.rollout.max_staleness, c.sampling.max_new_tokens)
+    if own is not None:
+        return replace(algorithm, advantage=OwnAlgorithm(own))
     return replace(algorithm, advantage=GDPO(tuple(rewards))) if c.reward.combine is Combine.GDPO else algorithm
 
 
@@ -132,7 +138,7 @@ class Training:
         self.roles = roles
         self.console = console
         self.teaching = teaching
-        self.algorithm = algorithm_of(config, job.rewards)
+        self.algorithm = algorithm_of(config, job.rewards, job.algorithm)
         self.step = checkpoint.state.step if checkpoint else 0
         self.version = checkpoint.state.version if checkpoint else 0
         self.checkpoint = checkpoint
@@ -259,7 +265,10 @@ class Training:
         metrics |= self.clock.times(stage_s, step_s, await self.roles.pool.statuses())
         metrics |= throughput_metrics(metrics, step_s)
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
-        advantages = self.algorithm.advantage(groups)
+        advantages = [
+            [mean_weight(weight, t) for t, weight in zip(group.judged(), of_group, strict=True)]
+            for group, of_group in zip(groups, self.algorithm.advantage(groups), strict=True)
+        ]
         await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, advantages, token_fates)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)

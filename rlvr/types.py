@@ -189,6 +189,10 @@ class Group:
     task: Task
     trajectories: list[Trajectory]
 
+    def judged(self) -> list[Trajectory]:
+        """The trajectories that have a verdict."""
+        return [t for t in self.trajectories if t.score is not None and t.score.value is not None]
+
     def scores(self) -> list[Score]:
         """Of the trajectories that have a verdict."""
         return [t.score for t in self.trajectories if t.score is not None and t.score.value is not None]

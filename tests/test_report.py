@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from fake_run import make_run
+from tokenizers import Tokenizer
 
 from rlvr.events import EventKind, append_event
 from rlvr.metrics import MetricLog, MetricRecord, read_metrics
@@ -23,6 +25,7 @@ from rlvr.report_charts import averaged, draw_charts, series
 from rlvr.report_sample import evenly
 from rlvr.rollout_log import read_groups, write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder, RunFolderError
+from rlvr.types import TokenFate
 
 HOSTILE = (
     '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">\'`&amp;&lt; <!-- \u2028 語 🙂 \x00 '
@@ -265,6 +268,32 @@ def test_in_a_browser_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> 
     rows = [attributes for attributes in dom.all("tr") if attributes.get("class") == "row"]
     assert len(rows) == 50
     assert "</script><script>window.pwned=1</script>" in dom.text()
+
+
+def test_tokens_of_one_fate_are_a_stretch_of_the_answer(tmp_path: Path) -> None:
+    """Three of the tokens were trained, one was not, and what was read in between had no fate."""
+    model = Path(str(files("rlvr.demo") / "base"))
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    run = make_run(tmp_path / "run", steps=1, of_steps=1)
+    run.config.write_text(run.config.read_text().replace("models/word-problems-0.4M", str(model)))
+    group = read_groups(run.rollouts(1))[0]
+    ids = tokenizer.encode("How many pens?", add_special_tokens=False).ids
+    first, second = group.trajectories[:2]
+    for trajectory in (first, second):
+        trajectory.text = "How many pens?"
+        trajectory.token_ids, trajectory.sampled = ids, [True] * (len(ids) - 1) + [False]
+        trajectory.logprobs, trajectory.versions = [-1.0] * len(ids), [0] * len(ids)
+    second.sampled = [True] * len(ids)
+    fates = [TokenFate.TRAINED] * (len(ids) - 2) + [TokenFate.BOUNDED]
+    all_masked = bytes([TokenFate.MASKED]) * len(ids)
+    write_rollouts(run, 1, [group], [], token_fates={(group.id, 0): bytes(fates), (group.id, 1): all_masked})
+
+    (answers,) = [g["answers"] for g in report(run).data() if g["id"] == group.id and not g["heldOut"]]
+    texts = [tokenizer.decode(part) for part in (ids[:-2], ids[-2:-1], ids[-1:])]
+    counts = [len(ids) - 2, 1, 1]
+    assert answers[0]["fates"] == [list(s) for s in zip(texts, ["trained", "bounded", None], counts, strict=True)]
+    assert answers[1]["fates"] == [[None, "masked", len(ids)]]
+    assert all(answer["fates"] is None for answer in answers[2:])
 
 
 # ---------------------------------------------------------------- charts and samples

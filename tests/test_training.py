@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import rlvr
 from rlvr.demo.problems import Split, rows
+from rlvr.types import Group
 
 RLVR = [sys.executable, "-m", "rlvr.cli"]
 SMALL = ["rollout.groups_per_step=8", "evaluation.every_steps=0", "tensorboard=false"]
@@ -148,10 +149,13 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 
 def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
-    """In one process, without Ray; rows in memory, LoRA, a synchronous run."""
+    """In one process, without Ray; rows in memory, LoRA, a synchronous run, an algorithm of one's own."""
 
     def likes_thinking(completion: str, answer: str) -> float:
         return float("<think>" in completion) + 0.1 * (answer in completion)
+
+    def first_token_only(groups: Sequence[Group]) -> list[list[list[float]]]:
+        return [[[1.0] + [0.0] * (len(t.token_ids) - 1) for t in group.judged()] for group in groups]
 
     result = rlvr.train(
         model={"name": "tiny", "lora": {"rank": 4}},
@@ -160,6 +164,7 @@ def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
         reward=likes_thinking,
         rollout={"max_staleness": 0, "groups_per_step": 2, "group_size": 4, "drop_zero_variance": False},
         sampling={"max_new_tokens": 32},
+        algorithm=first_token_only,
         learner={"learning_rate": 1e-3},
         cluster={"backend": "local"},
         steps=3,
@@ -170,6 +175,8 @@ def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
     assert all(line["staleness/max"] == 0 for line in _steps(result.folder))
     _assert_books_balance(result.folder)
     assert (result.policy / "model.safetensors").is_file()
+    for fates in pq.read_table(result.folder / "rollouts" / "step-000001.parquet")["token_fates"].to_pylist():
+        assert fates == ["trained"] + ["no_advantage"] * (len(fates) - 1)
 
 
 @pytest.mark.skipif("RLVR_DATA" not in os.environ, reason="RLVR_DATA does not name the folder with real data")

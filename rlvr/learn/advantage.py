@@ -13,13 +13,14 @@ from statistics import fmean, stdev
 
 from rlvr.types import Group
 
-Advantage = Callable[[Sequence[Group]], list[list[float]]]
+# One's own may give a list of numbers, one per token, in the place of a number: `rlvr.learn.own`.
+Advantage = Callable[[Sequence[Group]], Sequence[Sequence[float | Sequence[float]]]]
 
 # Scores nearer to each other than this are equal: dividing by their spread would make rounding a signal.
 EQUAL_WITHIN = 1e-6
 
 
-def of_scores(function: Callable[[Sequence[float]], list[float]]) -> Advantage:
+def of_scores(function: Callable[[Sequence[float]], list[float]]) -> Callable[[Sequence[Group]], list[list[float]]]:
     """An advantage that looks at the scores of one group at a time."""
 
     @functools.wraps(function)

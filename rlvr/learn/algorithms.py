@@ -6,8 +6,8 @@ Every algorithm here has the gradient of
 
 over the trained tokens t of an optimizer step, where sg stops the gradient. What each factor is, an `Algorithm`
 says; `rlvr.learn.loss` computes it; `rlvr.learn.presets` has the published ones by name. An algorithm of your own
-is an `Algorithm` with your own advantage function, `Kernel`, `Correction` or `Mask`, given to `Learner` and to
-`rows_from`.
+is a function in the place of the advantage (`rlvr.learn.own`, `rlvr.train(algorithm=...)`), or an `Algorithm` with your
+own `Kernel`, `Correction` or `Mask` besides, given to `Learner` and to `rows_from`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rlvr.learn.corrections import Correction
 from rlvr.learn.kernels import Kernel
 from rlvr.learn.kl import KLPenalty, KLTarget
 from rlvr.learn.masks import Mask, Scope
+from rlvr.learn.own import per_token
 from rlvr.types import Group
 
 
@@ -82,7 +83,10 @@ class Algorithm:
         That is not the same as equal scores: with GDPO, two rewards that differ may have equal sums, and make
         advantages; and they may cancel as advantages though the sums differ.
         """
-        return all(abs(advantage) <= EQUAL_WITHIN for advantage in self.advantage([group])[0])
+        weights = zip(group.judged(), self.advantage([group])[0], strict=True)
+        return all(
+            abs(value) <= EQUAL_WITHIN for trajectory, weight in weights for value in per_token(weight, trajectory)
+        )
 
     @property
     def needs_proximal(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.own import Weight, per_token
 from rlvr.types import FinishReason, Group, RLStream, Row, Trajectory
 
 
@@ -29,7 +30,7 @@ def rows_from(groups: Sequence[Group], algorithm: Algorithm, version: int) -> li
     return rows
 
 
-def _row(group_id: int, place: int, trajectory: Trajectory, advantage: float, version: int) -> Row:
+def _row(group_id: int, place: int, trajectory: Trajectory, advantage: Weight, version: int) -> Row:
     newest = max(v for v, s in zip(trajectory.versions, trajectory.sampled, strict=True) if s)
     if newest > version:
         raise ValueError(
@@ -43,7 +44,7 @@ def _row(group_id: int, place: int, trajectory: Trajectory, advantage: float, ve
         token_ids=[*trajectory.prompt_ids, *trajectory.token_ids],
         trained=[False] * prompt + sampled,
         rl=RLStream(
-            advantages=[0.0] * prompt + [advantage if s else 0.0 for s in sampled],
+            advantages=[0.0] * prompt + per_token(advantage, trajectory),
             sampler_logprobs=[0.0] * prompt
             + [lp if s else 0.0 for lp, s in zip(trajectory.logprobs, sampled, strict=True)],
             staleness=[0] * prompt
