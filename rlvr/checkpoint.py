@@ -128,13 +128,15 @@ class CheckpointWriter:
 def latest_checkpoint(folder: Path, before: float = math.inf) -> Checkpoint | None:
     """The newest complete checkpoint, of a step before `before`, or None. Raises CheckpointError if it is damaged."""
     complete = [path for path in _complete(folder) if _step_of(path) < before]
-    if not complete:
-        return None
-    newest = complete[-1]
+    return read_checkpoint(complete[-1]) if complete else None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder of its own. Raises CheckpointError when it cannot be read."""
     try:
-        return Checkpoint(newest, CheckpointState(**json.loads((newest / "state.json").read_text())))
+        return Checkpoint(folder, CheckpointState(**json.loads((folder / "state.json").read_text())))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{newest} cannot be read ({error}); remove it to go on from the one before") from None
+        raise CheckpointError(f"{folder} cannot be read ({error}); remove it to go on from the one before") from None
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -141,6 +141,25 @@ def doctor() -> None:
     show(examine())
 
 
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="a run's folder, for its newest checkpoint, or one checkpoint of it")],
+    out: Annotated[Path, typer.Option(help="the folder to write, which must not be there yet")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="the LoRA adapter alone, in peft's form")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; unset: as the generators held it")
+    ] = None,
+) -> None:
+    """Write a checkpoint's policy as a plain Hugging Face folder, adapters merged, that transformers and vLLM load."""
+    from rlvr.config import DType
+    from rlvr.export import export_policy
+
+    if dtype is not None and dtype not in set(DType):
+        raise typer.BadParameter(f"there are {', '.join(DType)}", param_hint="--dtype")
+    made = export_policy(source, out, adapter=adapter, dtype=DType(dtype) if dtype else None)
+    print(f"{'adapter' if made.adapter else 'policy'} of version {made.version}: {made.folder.resolve()}")
+
+
 @app.command("inspect")
 def inspect_models(
     models: Annotated[list[str], typer.Argument(help="folders with a config.json, hub names, or shipped short names")],

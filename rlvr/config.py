@@ -44,6 +44,9 @@ class LoraConfig(Section):
     rank: int = Field(0, ge=0, le=512, description="adapter rank; 0 trains all parameters")
     alpha: float = Field(32.0, gt=0, description="adapter scale: the update is alpha / rank * B A")
     targets: Literal["all-linear"] | list[str] = Field("all-linear", description="modules that get an adapter")
+    quantize: bool = Field(
+        False, description="QLoRA: the frozen base in 4 bits (nf4) by bitsandbytes, on a GPU; experts stay whole"
+    )
     publish: Literal["merged", "adapter"] = Field(
         "merged", description="what generators get: merged works for every model, adapter moves fewer bytes"
     )
@@ -379,6 +382,16 @@ class Config(Section):
             raise ValueError(
                 "rollout.group_size=1: the baseline is the mean of a task's answers, so one answer alone is never "
                 "better or worse; set 2 or more, or let a teacher judge it (`rlvr distill opd`)"
+            )
+        if self.model.lora.quantize and (self.model.lora.rank == 0 or self.model.lora.publish == "adapter"):
+            raise ValueError(
+                "model.lora.quantize needs adapters to train (model.lora.rank above 0), and generators that get the "
+                "policy merged, as it is trained on the quantized base: leave model.lora.publish=merged"
+            )
+        if self.model.lora.quantize and self.learner.is_sharded:
+            raise ValueError(
+                "model.lora.quantize: weights of 4 bits are not sharded; leave learner.ranks=1 and "
+                "learner.offload=false, or set model.lora.quantize=false"
             )
         if self.model.lora.publish == "adapter" and self.model.lora.rank == 0:
             raise ValueError("model.lora.publish=adapter needs an adapter: set model.lora.rank above 0")

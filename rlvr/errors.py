@@ -8,6 +8,7 @@ from rlvr.checkpoint import CheckpointError
 from rlvr.cluster import ClusterError
 from rlvr.config_loading import ConfigError
 from rlvr.data import DataError
+from rlvr.export import ExportError
 from rlvr.learn.own import AlgorithmError
 from rlvr.plan.planner import PlanError
 from rlvr.plugins import CommandError, PluginError
@@ -25,6 +26,7 @@ USER_ERRORS = (
     CommandError,
     ConfigError,
     DataError,
+    ExportError,
     ModelNotFound,
     PlanError,
     PluginError,

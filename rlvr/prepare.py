@@ -94,7 +94,7 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     errors of the parts, which say more.
     """
     _check_engine(config)
-    _check_optimizer(config)
+    _check_bitsandbytes(config)
     tokenizer = load_tokenizer(config.model.name)
     tasks = load_tasks(config.data, tokenizer)
     held_out = load_tasks(config.evaluation.data, tokenizer) if config.evaluation.data else None
@@ -273,16 +273,23 @@ def open_run(config: Config, *, resume: bool) -> tuple[RunFolder, Checkpoint | N
     return folder, None
 
 
-def _check_optimizer(config: Config) -> None:
-    if config.learner.optimizer is OptimizerName.ADAMW_8BIT and _runs_here(config):
-        import torch
+def _check_bitsandbytes(config: Config) -> None:
+    """It has the optimizer of a byte a moment, and weights of 4 bits."""
+    wants_optimizer = config.learner.optimizer is OptimizerName.ADAMW_8BIT
+    if not (wants_optimizer or config.model.lora.quantize) or not _runs_here(config):
+        return
+    import torch
 
-        from rlvr.learn.optimizer import why_no_adamw_8bit
+    from rlvr.learn.optimizer import why_no_adamw_8bit
+    from rlvr.learn.quantized import why_no_4_bits
 
-        has_gpu = config.learner.device != "cpu" and torch.cuda.is_available()
-        reason = why_no_adamw_8bit(torch.device("cuda" if has_gpu else "cpu"))
-        if reason is not None:
-            raise PreparationError(reason)
+    has_gpu = config.learner.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu else "cpu")
+    reason = (why_no_adamw_8bit(device) if wants_optimizer else None) or (
+        why_no_4_bits(device) if config.model.lora.quantize else None
+    )
+    if reason is not None:
+        raise PreparationError(reason)
 
 
 def _check_engine(config: Config) -> None:

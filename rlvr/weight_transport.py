@@ -171,6 +171,15 @@ def _inside(buffer: torch.Tensor, place: PackedTensor) -> torch.Tensor:
 # -------------------------------------------------------------------- adapters
 
 
+def write_adapter(folder: Path, config: Mapping[str, object], weights: Weights) -> Weights:
+    """A LoRA adapter as peft saves it, into a folder; returns what was written. `config` is peft's adapter_config."""
+    ready = {name: tensor.contiguous() for name, tensor in rounded(weights, DType.FLOAT32).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(ready, folder / "adapter_model.safetensors")
+    return ready
+
+
 def publish_adapter(folder: Path, version: int, config: Mapping[str, object], weights: Weights) -> WeightUpdate:
     """Write a LoRA adapter in peft's form into a folder of its own, and remove the versions before it.
 
@@ -178,10 +187,7 @@ def publish_adapter(folder: Path, version: int, config: Mapping[str, object], we
     """
     path = folder / f"adapter-{version:08d}"
     unfinished = folder / f"unfinished-{version:08d}"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    ready = {name: tensor.contiguous() for name, tensor in rounded(weights, DType.FLOAT32).items()}
-    (unfinished / "adapter_config.json").write_text(json.dumps(config))
-    save_file(ready, unfinished / "adapter_model.safetensors")
+    ready = write_adapter(unfinished, config, weights)
     if path.exists():
         _remove_adapter(path)
     unfinished.rename(path)

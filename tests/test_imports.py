@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NEIGHBOURS = ("rlvr.rewards", "rlvr.envs", "rlvr.distill", "rlvr.sandbox")
 BOTTOM = {"types", "config", "reward_function", "env", "workers", "worker_link", "worker_mother", "weights"}
-TRAINS = {"training", "supervised", "cluster", "api", "cli", "submit", "prepare", "evaluate_alone", "errors"}
+TRAINS = {"training", "supervised", "cluster", "api", "cli", "submit", "prepare", "evaluate_alone", "errors", "export"}
 
 
 @dataclass(frozen=True)

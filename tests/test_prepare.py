@@ -143,6 +143,18 @@ def test_an_optimizer_that_is_not_installed_is_told_where_the_learner_runs_here(
     prepare(make_config("learner.optimizer=adamw_8bit", "cluster.address=ray://elsewhere:10001"))
 
 
+def test_a_base_in_4_bits_is_refused_where_it_cannot_be(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model.lora={rank: 8, quantize: true}", "learner.device=cpu"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PreparationError, match="pip install bitsandbytes"):
+        prepare(make_config(*words))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(PreparationError, match="needs a GPU"):
+        prepare(make_config(*words))
+
+
 # -------------------------------------------------------------------- parts
 
 

@@ -11,7 +11,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import peft
 import torch
@@ -26,6 +26,7 @@ from rlvr.config import Config, DType, LoraConfig
 from rlvr.learn.head import HeadOutput, token_logprobs
 from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
+from rlvr.learn.quantized import in_4_bits, why_no_4_bits, widened
 from rlvr.weight_transport import torch_dtype
 
 ADAPTER = "default"
@@ -66,7 +67,8 @@ class PolicyModel:
         self.dtype = _compute_dtype(config.model.dtype, self.device)
         self.network = network or load_network(config).to(self.device)
         # The widest format that the layers can compute in: what is compared is compared there.
-        self.widest_dtype = self.dtype if self.attention == FLASH else DType.FLOAT32
+        narrow = self.attention == FLASH or config.model.lora.quantize
+        self.widest_dtype = self.dtype if narrow else DType.FLOAT32
         self.temperature = config.sampling.temperature
         self.head_chunk = config.learner.head_chunk_tokens
         self.adapter = _add_adapter(self.network, config.model.lora) if config.model.lora.rank > 0 else None
@@ -154,12 +156,15 @@ class PolicyModel:
         they are sharded each is gathered in its turn, so all ranks go through all.
         """
         adapted = _adapted(self.network)
-        for name, tensor in self.network.state_dict(keep_vars=True).items():
+        held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        for name in self.network.state_dict(keep_vars=True):
+            if name not in held:  # tied, or what bitsandbytes keeps beside a weight
+                continue
+            tensor = held[name]
             parts = [part for part in name.split(".") if part != "base_layer"]
-            if not any(part.startswith("lora_") for part in parts) and name not in self.network.all_tied_weights_keys:
-                layer = adapted.get(tensor)
-                merged = whole(tensor) if layer is None else whole(tensor) + _added(layer)
-                yield ".".join(parts), merged
+            if not any(part.startswith("lora_") for part in parts):
+                layer, base = adapted.get(tensor), widened(whole(tensor))
+                yield ".".join(parts), base if layer is None else base + _added(layer)
 
     @torch.no_grad()
     def adapter_weights(self) -> tuple[dict[str, object], dict[str, Tensor]]:
@@ -174,9 +179,13 @@ class PolicyModel:
     @torch.no_grad()
     def export(self, folder: Path, name: str, weights: Mapping[str, Tensor], dtype: DType) -> None:
         """A folder in Hugging Face form with `weights`, which are in `dtype`, and the tokenizer of the model `name`."""
-        self.network.save_pretrained(folder, state_dict=dict(weights))
         config = copy.deepcopy(self.network.config)
         config.dtype = torch_dtype(dtype)  # of the tensors in the folder; ours are float32
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # the tensors in the folder are not in 4 bits
+        with torch.device("meta"):  # the network as it is without adapters: it knows the names in a checkpoint
+            plain = AutoModelForCausalLM.from_config(config)
+        plain.save_pretrained(folder, state_dict=dict(weights))
         config.save_pretrained(folder)
         AutoTokenizer.from_pretrained(name).save_pretrained(folder)
 
@@ -211,9 +220,16 @@ def _compute_dtype(dtype: DType | None, device: torch.device) -> DType:
 
 
 def load_network(config: Config) -> PreTrainedModel:
-    """The config's model in host memory, float32. Raises ValueError when its folder lacks weights."""
+    """The config's model in host memory, float32; in 4 bits it is on the learner's device.
+
+    Raises ValueError when its folder lacks weights.
+    """
     network, loaded = AutoModelForCausalLM.from_pretrained(
-        config.model.name, dtype=torch.float32, attn_implementation=_attention(config), output_loading_info=True
+        config.model.name,
+        dtype=torch.float32,
+        attn_implementation=_attention(config),
+        output_loading_info=True,
+        **(_quantization(config) if config.model.lora.quantize else {}),
     )
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:3])
@@ -231,6 +247,15 @@ def empty_network(config: Config) -> PreTrainedModel:
         )
     network.to_empty(device="cpu").tie_weights()
     return network.eval()
+
+
+def _quantization(config: Config) -> dict[str, Any]:
+    device = device_of(config.learner.device)
+    reason = why_no_4_bits(device)
+    if reason is not None:
+        raise ValueError(reason)
+    compute = torch_dtype(_compute_dtype(config.model.dtype, device))
+    return {"quantization_config": in_4_bits(compute), "device_map": {"": device}}
 
 
 def _attention(config: Config) -> str:
