@@ -13,8 +13,6 @@ from rlvr.plan.workload import Workload
 
 # Of a GPU's memory, as cluster.py sets `generator.gpu_memory_share` where the config does not.
 SHARE_ALONE, SHARE_BESIDE_LEARNER = 0.85, 0.4
-# GPUs of a learner that the engine can use today; plans with more are drawn and say so.
-LEARNER_GPUS_TODAY = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Split:
 def configured_split(config: Config, gpus: int) -> Split:
     """As the engine places a config's roles. `gpus` 0 is a processor."""
     generator = config.generator
-    return Split(gpus, LEARNER_GPUS_TODAY, generator.count, generator.tensor_parallel)
+    return Split(gpus, config.learner.ranks, generator.count, generator.tensor_parallel)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from rlvr.architecture.catalog import Model, find_model
 from rlvr.config import Config
 from rlvr.plan.accelerators import CPU, GPUS, Accelerator, accelerator
 from rlvr.plan.advice import Advisor, Change
-from rlvr.plan.estimate import LEARNER_GPUS_TODAY, Estimate, configured_split, estimate
+from rlvr.plan.estimate import Estimate, configured_split, estimate
 from rlvr.plan.workload import Workload, workload
 
 
@@ -20,8 +20,7 @@ class PlanError(ValueError):
 class Plan:
     """What `rlvr plan` says.
 
-    `best` is the best split with a learner of any number of GPUs, `best_today` with one that the engine can place;
-    both are None where there is no choice or nothing fits.
+    `best` is the best split with a learner of any number of GPUs, None where there is no choice or nothing fits.
     """
 
     config: Config
@@ -32,7 +31,6 @@ class Plan:
     now: Estimate
     changes: tuple[Change, ...]
     best: Estimate | None
-    best_today: Estimate | None
 
     @property
     def fits(self) -> bool:
@@ -68,5 +66,4 @@ def plan_run(config: Config, gpu: str, gpus: int, *, prompt: int | None = None, 
         now=estimate(config, model.architecture, machine, configured_split(config, devices), work),
         changes=tuple(advisor.changes()),
         best=advisor.best_split(devices),
-        best_today=advisor.best_split(LEARNER_GPUS_TODAY),
     )

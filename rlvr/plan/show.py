@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlvr.plan.accelerators import Accelerator
-from rlvr.plan.estimate import LEARNER_GPUS_TODAY, Estimate, gib
+from rlvr.plan.estimate import Estimate, gib
 from rlvr.plan.memory import Memory
 from rlvr.plan.planner import Plan
 from rlvr.plan.speed import (
@@ -124,10 +124,6 @@ def _suggestion(plan: Plan) -> Iterator[str]:
         yield f"no split of {plan.gpus} GPUs fits this config"
         return
     yield f"best split of {plan.gpus} GPUs: {_split(plan, plan.best)}"
-    if plan.best.split.learner_gpus > LEARNER_GPUS_TODAY:
-        yield f"  [yellow]the engine places a learner on {LEARNER_GPUS_TODAY} GPU today[/]" + (
-            f", so: {_split(plan, plan.best_today)}" if plan.best_today is not None else ""
-        )
 
 
 def _split(plan: Plan, best: Estimate) -> str:
@@ -138,6 +134,7 @@ def _split(plan: Plan, best: Estimate) -> str:
     settings = [
         f"{setting}={value}"
         for setting, value, before in (
+            ("learner.ranks", split.learner_gpus, now.learner_gpus),
             ("generator.count", split.generators, now.generators),
             ("generator.tensor_parallel", split.tensor_parallel, now.tensor_parallel),
         )

@@ -12,7 +12,7 @@ from rlvr.architecture.facts import Architecture
 from rlvr.architecture.parameters import count
 from rlvr.config import Config
 from rlvr.plan.advice import adapter_words, with_adapters
-from rlvr.plan.estimate import LEARNER_GPUS_TODAY, gib
+from rlvr.plan.estimate import gib
 from rlvr.plan.memory import held_bytes
 from rlvr.plan.workload import generator_element
 
@@ -28,11 +28,12 @@ class Machine:
 def shortfall(config: Config, architecture: Architecture, machine: Machine) -> str | None:
     """Why the run can never fit on this machine, with what to change; None where it may."""
     gpu = bool(machine.gpus) and config.learner.device != "cpu"
-    learner = held_bytes(config, architecture) // LEARNER_GPUS_TODAY
+    learner = held_bytes(config, architecture)
     generator = generator_element(config, gpu=bool(machine.gpus)) * count(architecture).total
     if gpu:
         alone = len(machine.gpus) > 1
-        needed = learner if alone else learner + generator // config.generator.tensor_parallel
+        on_gpu = 0 if config.learner.offload else learner // config.learner.ranks
+        needed = on_gpu if alone else on_gpu + generator // config.generator.tensor_parallel
         room, where = max(machine.gpus), "the largest GPU" if alone else "the GPU, which generator and learner share,"
     else:
         generators = 0 if machine.gpus else config.generator.count * generator
