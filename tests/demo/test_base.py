@@ -75,6 +75,7 @@ def test_model_and_tokenizer_agree(model: Qwen3ForCausalLM, tokenizer: PreTraine
 def test_the_folder_is_small_and_names_no_place() -> None:
     files = {path.name: path for path in BASE.iterdir()}
     assert set(files) == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",
