@@ -228,6 +228,18 @@ class OptimizerName(StrEnum):
         return self in (OptimizerName.MUON, OptimizerName.MUONCLIP)
 
 
+class RouterConfig(Section):
+    """The routers of a mixture of experts. Dense models have none, and nothing here touches them."""
+
+    replay: bool = Field(
+        True, description="train each token through the experts that it was sampled with; their weights stay trained"
+    )
+    balance_loss: float = Field(
+        0.0, ge=0, description="strength of the loss that spreads tokens evenly over experts; needs replay"
+    )
+    frozen: bool = Field(False, description="leave the routers' weights as they are")
+
+
 class LearnerConfig(Section):
     """The optimizer and how a batch is cut."""
 
@@ -262,6 +274,7 @@ class LearnerConfig(Section):
     offload: bool = Field(
         False, description="parameters, gradients and optimizer in host memory between uses: less GPU memory, slower"
     )
+    router: RouterConfig = RouterConfig()
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
 
@@ -416,6 +429,11 @@ class Config(Section):
             raise ValueError(
                 "cluster.backend=local runs the learner in this process: leave learner.ranks=1 and "
                 "learner.offload=false, or set cluster.backend=ray"
+            )
+        if self.learner.router.balance_loss and not self.learner.router.replay:
+            raise ValueError(
+                "learner.router.balance_loss needs the experts that tokens were sampled with: set "
+                "learner.router.replay=true"
             )
         longest = self.data.max_prompt_tokens + self.sampling.max_new_tokens
         if longest > self.learner.token_budget:

@@ -95,6 +95,7 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     """
     _check_engine(config)
     _check_bitsandbytes(config)
+    _check_router(config)
     tokenizer = load_tokenizer(config.model.name)
     tasks = load_tasks(config.data, tokenizer)
     held_out = load_tasks(config.evaluation.data, tokenizer) if config.evaluation.data else None
@@ -290,6 +291,17 @@ def _check_bitsandbytes(config: Config) -> None:
     )
     if reason is not None:
         raise PreparationError(reason)
+
+
+def _check_router(config: Config) -> None:
+    from rlvr.routing import has_experts
+
+    router = config.learner.router
+    for setting, wanted in (("balance_loss", router.balance_loss > 0), ("frozen", router.frozen)):
+        if wanted and not has_experts(config.model.name):
+            raise PreparationError(
+                f"learner.router.{setting} is for a mixture of experts, and model.name={config.model.name} is dense"
+            )
 
 
 def _check_engine(config: Config) -> None:

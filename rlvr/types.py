@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    # Which experts work on each token of a sequence, [tokens, layers with experts, experts of a token]. In uint8 where
+    # there are at most 256, else in uint16: it travels with every token.
+    Experts = NDArray[np.unsignedinteger[Any]]
+
 
 class Message(TypedDict):
     """One turn of a chat, in the form that chat templates take."""
@@ -71,13 +75,15 @@ class Completion:
 
     `logprobs` are the sampler's own, after temperature, top-k and top-p: the distribution that was
     sampled from. `versions` is the policy version that sampled each token. The token that ended the
-    turn is part of `token_ids`.
+    turn is part of `token_ids`. `experts` begins with the prompt and ends before the last token, which the
+    sampler did not read; None of a dense model, and where nothing is to be replayed.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     versions: list[int]
     finish: FinishReason
+    experts: Experts | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +165,7 @@ class Trajectory:
     `token_ids` starts after the prompt; `sampled[i]` tells whether the policy sampled `token_ids[i]`
     (tool output is read, not sampled). `logprobs` and `versions` are aligned with `token_ids`, and are 0.0
     and -1 where the token was not sampled. `text` is for rewards and readers; nothing encodes it again.
+    `experts` are those of prompt and answer but the last token, as the sampler chose them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -171,6 +178,7 @@ class Trajectory:
     score: Score | None = None
     generate_s: float = 0.0
     score_s: float = 0.0
+    experts: Experts | None = field(default=None, compare=False, repr=False)
 
 
 def newest_version(trajectories: Iterable[Trajectory]) -> int:
@@ -300,6 +308,8 @@ class Row:
     `trained[i]` tells whether token i takes part in any loss. Of these, `rl` trains all, `ce` and `kl` those whose
     weight is not 0: `ce[i]` multiplies the cross-entropy of token i, `kl.weights[i]` its divergence from a teacher.
     A row of `rl` is an answer: `trajectory` is its place in its group, `truncated` whether it was cut off.
+    `experts` are those that the row's first tokens are sent to, whatever the learner's own routers say; they route
+    the rest, and all where it is None.
     """
 
     group_id: int
@@ -310,6 +320,7 @@ class Row:
     kl: KLStream | None = None
     truncated: bool = False
     trajectory: int = 0
+    experts: Experts | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -155,6 +155,12 @@ def test_a_base_in_4_bits_is_refused_where_it_cannot_be(
         prepare(make_config(*words))
 
 
+@pytest.mark.parametrize("word", ["learner.router.balance_loss=0.1", "learner.router.frozen=true"])
+def test_settings_of_routers_are_refused_for_a_dense_model(make_config: MakeConfig, word: str) -> None:
+    with pytest.raises(PreparationError, match=r"is for a mixture of experts, and model\.name=.* is dense"):
+        prepare(make_config(word))
+
+
 # -------------------------------------------------------------------- parts
 
 

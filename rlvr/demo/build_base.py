@@ -13,7 +13,7 @@ import typer
 
 from rlvr.demo.evaluate_base import evaluate
 from rlvr.demo.tokenizer import build_tokenizer
-from rlvr.demo.warm_start import Progress, WarmStart, new_model, train
+from rlvr.demo.warm_start import Family, Progress, WarmStart, new_model, train
 
 STEPS_BETWEEN_LINES = 250
 EVALUATION_PROBLEMS = 256
@@ -24,13 +24,14 @@ EVALUATION_SEED = 1
 def main(
     out: Annotated[Path, typer.Option(help="folder for the model and tokenizer")] = Path("runs/demo-base"),
     seconds: Annotated[float, typer.Option(min=1, help="CPU seconds of training")] = WarmStart().cpu_seconds,
+    family: Annotated[Family, typer.Option(help="deepseek_v3: experts and latent attention")] = Family.QWEN3,
     seed: Annotated[int, typer.Option(help="of the first weights, the problems and the traces")] = 0,
 ) -> None:
     """Make the demo's tokenizer and base model by a warm start, and print how good the base is."""
     torch.set_num_threads(1)  # a second thread costs a model of this size more than it brings
     settings = WarmStart(cpu_seconds=seconds, seed=seed)
     tokenizer = build_tokenizer()
-    model = new_model(tokenizer, seed)
+    model = new_model(tokenizer, seed, family)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
 
     for progress in train(model, tokenizer, settings):

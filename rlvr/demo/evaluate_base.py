@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from rlvr.demo.problems import Problem, Split, problems
 from rlvr.demo.warm_start import encode_prompts
@@ -49,7 +49,7 @@ class _Answers:
 
 
 def evaluate(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, samples: int, seed: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, count: int, samples: int, seed: int
 ) -> Evaluation:
     """Evaluate on the first `count` held-out problems of `seed`. Sampling is at temperature 1, seeded."""
     model.eval()
@@ -90,7 +90,7 @@ def is_right(text: str, answer: str) -> bool:
 
 @torch.no_grad()
 def _answer(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     batch: Sequence[Problem],
     generation: GenerationConfig,

@@ -10,13 +10,21 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from rlvr.demo.problems import Split
 from rlvr.demo.subjects import MATH, Subject
@@ -68,30 +76,74 @@ class TreeBatch:
     targets: Tensor
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """An untrained model of 381,792 parameters: large enough to learn, small enough for one core."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY_SIZE,
-        hidden_size=96,
-        num_hidden_layers=3,
+class Family(StrEnum):
+    """Architectures of a base."""
+
+    QWEN3 = "qwen3"  # dense
+    DEEPSEEK_V3 = "deepseek_v3"  # a mixture of experts with multi-head latent attention
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, family: Family = Family.QWEN3) -> PreTrainedModel:
+    """An untrained model: large enough to learn, small enough for one core. Qwen3 has 381,792 parameters."""
+    config = _qwen3(tokenizer) if family is Family.QWEN3 else _deepseek_v3(tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+def _qwen3(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    return Qwen3Config(
         num_attention_heads=3,
         num_key_value_heads=3,
         head_dim=32,
-        intermediate_size=256,
-        max_position_embeddings=LONGEST_SEQUENCE,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
+        **_common(tokenizer),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config)
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterator[Progress]:
+def _deepseek_v3(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    """One dense layer, then two of eight experts, of which two and a shared one work on each token."""
+    return DeepseekV3Config(
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        q_lora_rank=64,
+        kv_lora_rank=48,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=32,
+        v_head_dim=32,
+        first_k_dense_replace=1,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        moe_intermediate_size=96,
+        n_group=1,
+        topk_group=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=1.0,
+        topk_method="noaux_tc",
+        scoring_func="sigmoid",
+        tie_word_embeddings=False,  # as all of its family; vLLM knows no other
+        **_common(tokenizer),
+    )
+
+
+def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+    return {
+        "vocab_size": VOCABULARY_SIZE,
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "intermediate_size": 256,
+        "max_position_embeddings": LONGEST_SEQUENCE,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "dtype": "float32",
+    }
+
+
+def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterator[Progress]:
     """Train in place until the CPU seconds are spent, and yield after every step.
 
     The budget counts CPU time of this process, and the learning rate falls to zero over it. Two builds differ
@@ -123,15 +175,16 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
         yield Progress(step, average_loss, time.process_time() - started)
 
 
-def continuation_logits(model: Qwen3ForCausalLM, batch: TreeBatch) -> Tensor:
+def continuation_logits(model: PreTrainedModel, batch: TreeBatch) -> Tensor:
     """The logits that predict each target: [continuation tokens, vocabulary]."""
-    hidden = model.model(
+    hidden = model.get_decoder()(
         input_ids=batch.token_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return model.lm_head(hidden.flatten(0, 1)[batch.sources])
+    logits: Tensor = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.sources])
+    return logits
 
 
 def tree_batch(
@@ -204,10 +257,15 @@ def _encode_traces(tokenizer: PreTrainedTokenizerFast, traces: Sequence[str]) ->
     return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(traces)).input_ids]
 
 
-def _optimizers(model: Qwen3ForCausalLM, settings: WarmStart) -> list[torch.optim.Optimizer]:
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+def _optimizers(model: PreTrainedModel, settings: WarmStart) -> list[torch.optim.Optimizer]:
+    tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and p not in tables}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in matrices.items() if not name.endswith("gate_up_proj")]},
+        {"params": [p for name, p in matrices.items() if name.endswith("gate_up_proj")], "fused": "rows"},  # experts'
+    ]
+    others = [p for p in model.parameters() if p.ndim < 2 or p in tables]
     return [
-        Muon(matrices, lr=settings.matrix_learning_rate),
+        Muon(groups, lr=settings.matrix_learning_rate),
         torch.optim.AdamW(others, lr=settings.other_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from rlvr.generate.expert_record import ExpertRecord
 from rlvr.types import Completion, FinishReason, GenerateRequest
 
 
@@ -15,11 +16,13 @@ class RequestInHand:
     request: GenerateRequest
     future: Future[list[Completion]]
     completions: list[Completion] = field(init=False)
+    experts: list[ExpertRecord] = field(init=False)  # of each completion
     unfinished: set[int] = field(init=False)  # indices into `completions`
 
     def __post_init__(self) -> None:
         # ABORT until the engine says otherwise: an aborted request is answered with what it has.
         self.completions = [Completion([], [], [], FinishReason.ABORT) for _ in range(self.request.n)]
+        self.experts = [ExpertRecord() for _ in range(self.request.n)]
         self.unfinished = set(range(self.request.n))
 
 
@@ -43,6 +46,7 @@ class RequestsInHand:
     def finish(self, held: RequestInHand, index: int, reason: FinishReason) -> None:
         """A continuation ended; with the last one the caller is answered."""
         held.completions[index].finish = reason
+        held.completions[index].experts = held.experts[index].whole()
         held.unfinished.remove(index)
         if not held.unfinished:
             del self._requests[held.request.id]

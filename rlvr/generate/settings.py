@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlvr.config import Config, DType
+from rlvr.routing import has_experts
 from rlvr.types import GenerateRequest
 
 
@@ -23,6 +24,7 @@ class EngineSettings:
     lora_rank: int = 0  # 0: no adapters
     tensor_parallel: int = 1
     gpu_memory_share: float = 0.85
+    record_experts: bool = False  # which experts each token was sent to: a mixture of experts whose learner replays it
 
 
 def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> EngineSettings:
@@ -44,6 +46,7 @@ def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> Engi
         lora_rank=config.model.lora.rank if adapters else 0,
         tensor_parallel=generator.tensor_parallel,
         gpu_memory_share=generator.gpu_memory_share or 0.85,
+        record_experts=config.learner.router.replay and has_experts(model),
     )
 
 

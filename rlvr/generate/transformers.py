@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
+from rlvr.generate.expert_record import narrow
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.sampling import draw, processed_logprobs
@@ -29,6 +30,8 @@ from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
+
+    from rlvr.routing import ExpertChoice
 
 
 # Numbers. The logits of a batch that is scored are the largest thing in memory: 256 MB in float32.
@@ -130,6 +133,8 @@ class _Engine:
     def __init__(self, settings: EngineSettings, device: torch.device) -> None:
         torch.manual_seed(settings.seed)
         self._model = LoadedModel(settings.model, settings.dtype, device)
+        if settings.record_experts:
+            self._model.watch_experts()
         self._settings = settings
         self._requests = RequestsInHand()
         self._waiting: deque[_Sequence] = deque()
@@ -177,6 +182,8 @@ class _Engine:
         if self._batch is None:
             return
         tokens, logprobs = self._batch.continue_by_one(self._model.model)
+        if self._settings.record_experts:
+            self._batch.record_experts(self._model.experts)
         for sequence, token, logprob in zip(self._batch.rows, tokens, logprobs, strict=True):
             if sequence.unfinished:
                 self._extend(sequence, token, logprob)
@@ -278,6 +285,17 @@ class _Batch:
         logprobs = processed_logprobs(logits, samplings)
         tokens = draw(logprobs, samplings, [s.generator for s in self.rows])
         return tokens.tolist(), logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
+
+    def record_experts(self, latest: ExpertChoice) -> None:
+        """What each row's tokens of the latest step were sent to."""
+        of_step = narrow(latest.chosen.cpu().numpy(), latest.experts)
+        width = len(of_step) // len(self.rows)
+        for row, sequence in enumerate(self.rows):
+            choices = of_step[row * width : (row + 1) * width]
+            if sequence.unfinished:
+                length = len(sequence.held.request.prompt_ids) + len(sequence.completion.token_ids)
+                place = max(0, length - len(choices))  # shorter rows begin with padding
+                sequence.held.experts[sequence.index].add(place, choices[place - length :])
 
     def _start_cache(self, model: Any) -> torch.Tensor:
         from transformers import DynamicCache

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rlvr.config import DType
+from rlvr.routing import ExpertChoice, routers_of
 from rlvr.weight_transport import checksum, published_weights, torch_dtype
 
 
@@ -22,6 +23,7 @@ class LoadedModel:
         self.model: Any = loaded.to(device).eval()
         self.device = device
         self._base: Any = self.model
+        self.experts = ExpertChoice([])
 
     def checksum(self, dtype: DType) -> int:
         return checksum(published_weights(self._base).values(), dtype)
@@ -46,6 +48,12 @@ class LoadedModel:
         config = self._base.config
         rebuilt = cls.from_pretrained(None, config=config, state_dict=dict(weights), dtype=dtype)
         self.model = self._base = rebuilt.to(self.device).eval()
+        if self.experts.routers:
+            self.watch_experts()
+
+    def watch_experts(self) -> None:
+        """From now on, `experts` knows what the routers chose in the latest forward pass."""
+        self.experts = ExpertChoice(routers_of(self.model))
 
     # ---------------------------------------------------------------- adapters
 

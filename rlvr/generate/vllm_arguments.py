@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlvr.generate.settings import EngineSettings
@@ -10,7 +11,11 @@ from rlvr.types import Sampling
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from transformers import PretrainedConfig
     from vllm import SamplingParams
+
+# Attention to the keys that an indexer picks, in transformers' names of model types.
+SPARSE_ATTENTION = frozenset({"glm_moe_dsa", "deepseek_v32"})
 
 # vLLM counts adapters from 1. A run has one, and each version is loaded in its place, so that running sequences
 # go on with it too.
@@ -46,8 +51,14 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
 
 
 def cpu_arguments(settings: EngineSettings) -> dict[str, Any]:
-    """What is added on CPU: nothing is compiled, and a step returns the tokens of its own forward pass."""
+    """What is added on CPU: nothing is compiled, and a step returns the tokens of its own forward pass.
+
+    Raises ValueError for a model that vLLM cannot serve exactly here.
+    """
     return {
+        "hf_overrides": dense_attention(settings) or {},
+        # What comes from the cache was routed for another request, and is not recorded for this one.
+        "enable_prefix_caching": settings.recompute_kv and not settings.record_experts,
         "enforce_eager": True,
         "async_scheduling": False,
         "max_logprobs": -1,  # no bound: scoring at given ids, or at a temperature, reads the whole vocabulary
@@ -105,3 +116,31 @@ def scoring_params(likeliest: int = 0, ids: NDArray[np.int32] | None = None) -> 
 def _lora_rank_that_vllm_takes(rank: int) -> int:
     """vLLM reserves room for one of a few ranks: the next that holds ours."""
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
+
+
+def dense_attention(settings: EngineSettings) -> Callable[[PretrainedConfig], PretrainedConfig] | None:
+    """What makes vLLM serve a model of sparse latent attention as dense; None for any other model.
+
+    vLLM has no sparse kernel on CPU. An indexer that may pick as many keys as there are picks all of them: up to that
+    length the two are the same. Raises ValueError beyond it.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(settings.model)
+    if config.model_type not in SPARSE_ATTENTION:
+        return None
+    if settings.max_tokens > config.index_topk:
+        raise ValueError(
+            f"{settings.model}: vLLM on CPU computes this sparse attention as dense, which is the same up to "
+            f"{config.index_topk} tokens (index_topk); the run has up to {settings.max_tokens} "
+            "(data.max_prompt_tokens + sampling.max_new_tokens): set generator.engine=transformers"
+        )
+    return _without_indexer
+
+
+def _without_indexer(config: PretrainedConfig) -> PretrainedConfig:
+    """As a DeepSeek-V3, whose attention and experts are the same but for the indexer; vLLM drops its weights."""
+    from transformers import DeepseekV3Config
+
+    kept = {name: value for name, value in config.to_dict().items() if not name.startswith("index")}
+    return DeepseekV3Config.from_dict(kept | {"model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"]})

@@ -3,8 +3,9 @@
 An update pauses generation between two tokens, keeping the sequences, loads, and goes on. Weights come through host
 memory: a file in shared memory on one node, Ray's object store across nodes.
 
-What was measured: all of it on CPU, with one worker. Not run, for want of a GPU: tensor parallelism, and
-`reload_weights` on kernels that prepare their weights.
+What was measured: all of it on CPU, with one worker. Not run, for want of a GPU: tensor parallelism,
+`reload_weights` on kernels that prepare their weights, and the experts that vLLM's `enable_return_routed_experts`
+returns, of all layers, in tokens [prompt and answer, layers, top_k]. On CPU this engine records none.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rlvr.generate.vllm_arguments import (
     sampling_params,
     scoring_params,
 )
+from rlvr.routing import expert_layers
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
 from rlvr.weight_transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
 from rlvr.weights import AdapterFolder, SharedFile, StoredObject, WeightReceipt, WeightUpdate
@@ -52,6 +54,7 @@ class AsyncVLLM:
         self._clock = PhaseClock()
         self._in_hand = 0  # sequences
         self._adapter: Any = None
+        self._expert_layers: list[int] = []  # whose choices are recorded
         self._version = 0
         self._checksum = 0
         self._generated_tokens = 0
@@ -60,6 +63,9 @@ class AsyncVLLM:
     async def start(self) -> GeneratorStatus:
         engine = await asyncio.to_thread(_build_engine, self._settings, self._gpu)
         self._engine = engine
+        await engine.collective_rpc("rlvr_check_model")
+        if self._settings.record_experts:
+            self._expert_layers = await asyncio.to_thread(expert_layers, self._settings.model)
         await engine.update_weight_version("0")
         self._checksum = await self._checksum_of_loaded(self._settings.dtype)
         self._clock = PhaseClock()
@@ -71,6 +77,10 @@ class AsyncVLLM:
         async with self._holding(request.n):
             output = await self._final_output(request.prompt_ids, params, request.id)
         completions = [_completion(one) for one in output.outputs]
+        for completion, one in zip(completions, output.outputs, strict=True):
+            if one.routed_experts is not None:
+                read = len(request.prompt_ids) + len(completion.token_ids) - 1
+                completion.experts = one.routed_experts[:read, self._expert_layers]
         self._generated_tokens += sum(len(c.token_ids) for c in completions)
         return completions
 
@@ -239,6 +249,7 @@ def _build_engine(settings: EngineSettings, gpu: bool) -> AsyncLLM:
         arguments |= {
             "tensor_parallel_size": settings.tensor_parallel,
             "gpu_memory_utilization": settings.gpu_memory_share,
+            "enable_return_routed_experts": settings.record_experts,
         }
     else:
         arguments |= cpu_arguments(settings)

@@ -28,6 +28,7 @@ from rlvr.generate.vllm_arguments import (
     ADAPTER_ID,
     FIRST_ADAPTER_TOO_LATE,
     cpu_arguments,
+    dense_attention,
     engine_arguments,
     sampling_params,
     scoring_params,
@@ -125,6 +126,10 @@ class _Engine:
         self._scorings: dict[str, tuple[ScoreRequest, Future[TokenScores]]] = {}
         self._numbers = itertools.count()
         self._adapter: Any = None
+        self._dense_attention = dense_attention(settings) is not None
+        self._vllm.collective_rpc("rlvr_check_model")
+        if settings.record_experts:
+            self._vllm.collective_rpc("rlvr_read_choices")
         self.version = 0
         self.generated_tokens = 0
         self.checksum = self._checksum_of_loaded(settings.dtype)
@@ -178,7 +183,10 @@ class _Engine:
 
     def step(self) -> None:
         """All tokens of one step were sampled by the version held now: nothing is loaded within a step."""
-        for output in self._core.get_output().outputs:
+        outputs = self._core.get_output().outputs
+        if self._settings.record_experts:
+            self._record_experts()
+        for output in outputs:
             sequence = self._sequences.get(output.request_id)
             if sequence is not None:
                 self._extend(*sequence, output)
@@ -190,6 +198,13 @@ class _Engine:
         self._requests.fail(error)
         for _, future in self._scorings.values():
             future.set_exception(error)
+
+    def _record_experts(self) -> None:
+        (of_step,) = self._vllm.collective_rpc("rlvr_choices")
+        for number, (place, choices) in of_step.items():
+            if number in self._sequences:  # not aborted, and not a scoring
+                held, index = self._sequences[number]
+                held.experts[index].add(place, choices)
 
     def _extend(self, held: RequestInHand, index: int, output: EngineCoreOutput) -> None:
         completion = held.completions[index]
@@ -220,7 +235,10 @@ class _Engine:
 
     def load_weights(self, version: int, weights: dict[str, Any], dtype: DType) -> None:
         self._vllm.collective_rpc("rlvr_load_items", args=(weights.items(),))
-        self._became(version, self._checksum_of_loaded(dtype))
+        held = self._checksum_of_loaded(dtype)
+        if self._dense_attention:  # it has no indexer, whose weights never change
+            held += checksum((tensor for name, tensor in weights.items() if ".indexer." in name), dtype)
+        self._became(version, held % 2**64)
 
     def load_adapter(self, update: WeightUpdate, adapter_checksum: int) -> None:
         """vLLM scales and stacks an adapter, so the checksum is that of the adapter's file, as read here."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlvr.config import Config, DType, OptimizerName, Transport
 from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.experts import BalanceLoss, ExpertLoad
 from rlvr.learn.guards import GradientGuard
 from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.learner_state import load, tensors_of
@@ -106,13 +107,14 @@ class Learner:
         given. An update is left out, and the report says so, when nothing is left to train or the guard objects to the
         gradient. The version grows by one unless all were left out.
         """
-        batch = _Batch(started=time.perf_counter())
+        experts = self.model.experts
+        batch = _Batch(started=time.perf_counter(), load=ExpertLoad(experts.shape[0], experts.experts))
         kept = [row for row in rows if not (self.algorithm.drop_truncated and row.truncated)]
         shares = split_by_group(kept, self.config.learner.updates_per_step)
         proximal = self._proximal_logprobs([rl_rows(share) for share in shares])
         for share, share_proximal in zip(shares, proximal, strict=True):
             batch.rate = learning_rate(self.config.learner, self.updates, self._total_updates())
-            fates = self._accumulate(share, self._objective(share, share_proximal, weights), batch.sums)
+            fates = self._accumulate(share, self._objective(share, share_proximal, weights), batch)
             norm = self.ranks.clip(self.parameters.values(), self.config.learner.max_grad_norm)
             batch.norms.append(norm)
             objection = self.guard.objection(norm)
@@ -149,16 +151,20 @@ class Learner:
             tokens = replace(tokens, kept=tokens.kept & mask.keep(view))
         return tokens
 
-    def _accumulate(self, rows: list[Row], objective: Objective, sums: ObjectiveSums) -> Tensor:
+    def _accumulate(self, rows: list[Row], objective: Objective, gathered: _Batch) -> Tensor:
         """Add up the gradient of the rows' loss, and its sums; returns the fate of each `rl` token, [N]."""
+        experts, strength = self.model.experts, self.config.learner.router.balance_loss
+        balance = BalanceLoss.of(rows, experts, strength) if strength else None
         fates = torch.zeros(len(objective.rl.tokens), dtype=torch.uint8, device=self.model.device)
         watch = self.clip.watch if self.clip else None
         for batch in self.ranks.micro_batches(rows, self.model.plan):
             batch = batch.to(self.model.device)
             output = self.model.logprobs(batch, objective.ids(batch.tokens), watch=watch)
             part = objective.part(output, batch.tokens)
-            part.loss.backward()
-            sums.add(part.sums)
+            gathered.sums.add(part.sums)
+            gathered.load.add(experts, batch.read)
+            loss = part.loss if balance is None else part.loss + balance.part(experts, batch.read)
+            loss.backward()
             fates[part.fate_of] = part.fate
         return self.ranks.sum(fates)
 
@@ -213,6 +219,7 @@ class Learner:
             max_logit=max((clip.max_logit for clip in batch.clips), default=None),
             clipped_heads=sum(clip.clipped_heads for clip in batch.clips) if batch.clips else None,
             token_fates=batch.fates,
+            expert_load=batch.load.over(self.ranks).metrics(),
         )
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
@@ -302,6 +309,7 @@ class _Batch:
     """What is gathered over the updates of one batch."""
 
     started: float
+    load: ExpertLoad
     sums: ObjectiveSums = field(default_factory=ObjectiveSums)
     norms: list[float] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

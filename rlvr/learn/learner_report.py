@@ -23,7 +23,7 @@ class LearnerReport:
     largest finite one over the batch's updates, those left out included, before scaling down. `skipped` says why
     updates were left out, and `skipped_in_a_row` of how many batches now all were. `max_logit` is the largest
     attention logit of any head (a bound, unless it is over the limit), and `clipped_heads` how many were scaled down;
-    None where neither is watched.
+    None where neither is watched. `expert_load` has the metrics of `rlvr.learn.experts`.
     """
 
     version: int
@@ -47,6 +47,7 @@ class LearnerReport:
     max_logit: float | None
     clipped_heads: int | None
     token_fates: Mapping[TrajectoryKey, bytes]
+    expert_load: Mapping[str, float]
 
     def metrics(self) -> dict[str, float]:
         """By the names they have in logs."""
@@ -75,4 +76,5 @@ class LearnerReport:
             "attention/max_logit": self.max_logit,
             "attention/clipped_heads": self.clipped_heads,
         }
-        return metrics | {name: float(value) for name, value in not_always.items() if value is not None}
+        known = {name: float(value) for name, value in not_always.items() if value is not None}
+        return {**metrics, **known, **self.expert_load}

@@ -27,6 +27,7 @@ from rlvr.learn.head import HeadOutput, token_logprobs
 from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
 from rlvr.learn.quantized import in_4_bits, why_no_4_bits, widened
+from rlvr.routing import ExpertChoice, routers_of
 from rlvr.weight_transport import torch_dtype
 
 ADAPTER = "default"
@@ -71,8 +72,13 @@ class PolicyModel:
         self.widest_dtype = self.dtype if narrow else DType.FLOAT32
         self.temperature = config.sampling.temperature
         self.head_chunk = config.learner.head_chunk_tokens
+        _freeze_indexers(self.network)
+        if config.learner.router.frozen:
+            for router in routers_of(self.network):
+                router.module.requires_grad_(False)
         self.adapter = _add_adapter(self.network, config.model.lora) if config.model.lora.rank > 0 else None
-        self.decoder = self.network.get_decoder()
+        self.experts = ExpertChoice(routers_of(self.network) if config.learner.router.replay else [])
+        self.decoder = _decoder(self.network)
         self.head = _plain_head(self.network)
         self.forward_pass = ForwardPass(self.network)
         if config.learner.gradient_checkpointing:
@@ -110,7 +116,10 @@ class PolicyModel:
         """Of each trained token, and of `ids` [N, K] in its place; all but the entropy are differentiable.
 
         `dtype` is what the layers compute in, if it is not that of training. `watch` sees the attention's logits.
+        Tokens go to the experts that the batch names, also when a backward pass computes layers again; so it must come
+        before the next call.
         """
+        self.experts.replayed = self._experts_of(batch)
         return self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype, watch))
 
     def _logprobs(self, batch: MicroBatch, ids: Tensor | None, dtype: DType, watch: LogitWatch | None) -> HeadOutput:
@@ -135,12 +144,22 @@ class PolicyModel:
     def _head(self, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         return token_logprobs(hidden, self.head.weight, ids, self.temperature, self.head_chunk)
 
+    def _experts_of(self, batch: MicroBatch) -> Tensor | None:
+        """Raises ValueError for those of another model."""
+        if batch.experts is not None and batch.experts.shape[1:] != self.experts.shape:
+            raise ValueError(
+                f"rows name experts of {batch.experts.shape[1]} layers, {batch.experts.shape[2]} a token; this model "
+                f"is replayed on {self.experts.shape[0]} layers, {self.experts.shape[1]} a token"
+            )
+        return batch.experts
+
     def without_adapter(self) -> contextlib.AbstractContextManager[None]:
         """The weights the run began with, while this is entered, where only adapters are trained."""
         return contextlib.nullcontext() if self.adapter is None else self.adapter.disable_adapter()
 
     def own_logits(self, token_ids: Tensor, dtype: DType) -> Tensor:
         """The logits of one sequence [T] by the model's own forward pass, [T, V]: what the self-check compares with."""
+        self.experts.replayed = None
         with self._autocast(dtype):
             logits: Tensor = self.forward_pass(lambda: self.network(input_ids=token_ids[None], use_cache=False).logits)
         return logits[0].float()
@@ -196,7 +215,9 @@ def layout_for(network: PreTrainedModel) -> Layout:
     layer_types = set(settings.get("layer_types") or ["full_attention"])
     if not all(layer_type.endswith("_attention") and layer_type != "linear_attention" for layer_type in layer_types):
         return Layout.ALONE  # a state runs along the line, past the end of a row
-    windowed = settings.get("sliding_window") is not None or settings.get("attention_chunk_size") is not None
+    if "chunked_attention" in layer_types:
+        return Layout.ALONE  # transformers counts chunks from the start of the line, not of the row
+    windowed = settings.get("sliding_window") is not None
     # An explicit mask would stand in for the window's own, and flash attention takes none.
     if layer_types != {"full_attention"} or windowed or network.config._attn_implementation != "sdpa":
         return Layout.PACKED
@@ -265,6 +286,14 @@ def _attention(config: Config) -> str:
     return FLASH if use_flash else "sdpa"
 
 
+def _freeze_indexers(network: PreTrainedModel) -> None:
+    """Sparse attention picks keys by an indexer that transformers runs without gradients: it is not trained, and no
+    optimizer's weight decay may move it."""
+    for name, module in network.named_modules():
+        if name.endswith(".indexer"):
+            module.requires_grad_(False)
+
+
 def _add_adapter(network: PreTrainedModel, config: LoraConfig) -> peft.PeftModel:
     """Freeze the network and put adapters into it, in place."""
     return peft.get_peft_model(
@@ -272,6 +301,12 @@ def _add_adapter(network: PreTrainedModel, config: LoraConfig) -> peft.PeftModel
         peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.targets, task_type="CAUSAL_LM"),
         adapter_name=ADAPTER,
     ).eval()
+
+
+def _decoder(network: PreTrainedModel) -> nn.Module:
+    """All layers before the head. Llama 4 for text alone names itself as its decoder."""
+    decoder: nn.Module = network.get_decoder()
+    return network.get_submodule("model") if decoder is network else decoder
 
 
 def _plain_head(network: PreTrainedModel) -> nn.Linear:

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from rlvr.routing import UNRECORDED
 from rlvr.types import Row
 
 
@@ -56,7 +59,8 @@ class MicroBatch:
 
     `read` [N] are places in the grid, flattened: the hidden state there predicts `targets` [N]. `tokens` [N] are
     the tokens' indices among all trained tokens of the step, row after row. `lengths` [B] are the lines', after which
-    there is padding.
+    there is padding. `experts`, int16 [B * T, layers, top_k], are there where a row brings its own: UNRECORDED where it
+    does not, and in padding.
     """
 
     token_ids: Tensor
@@ -66,6 +70,7 @@ class MicroBatch:
     read: Tensor
     targets: Tensor
     tokens: Tensor
+    experts: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(
@@ -76,6 +81,7 @@ class MicroBatch:
             read=self.read.to(device),
             targets=self.targets.to(device),
             tokens=self.tokens.to(device),
+            experts=None if self.experts is None else self.experts.to(device),
         )
 
 
@@ -214,7 +220,9 @@ def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int],
     read: list[int] = []
     targets: list[int] = []
     tokens: list[int] = []
+    experts = _unrecorded(rows, lines, width)
     for line_number, line in enumerate(lines):
+        base = line_number * width
         ids: list[int] = []
         position: list[int] = []
         block_of: list[int] = []
@@ -222,17 +230,18 @@ def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int],
         for number, block in enumerate(line):
             start = len(ids)
             ids += rows[block.rows[0]].token_ids[: block.prefix]
+            _place_experts(experts, base + start, rows[block.rows[0]], slice(block.prefix))
             position += range(block.prefix)
             branch_of += [0] * block.prefix
             for branch, index in enumerate(block.rows, start=1):
                 row = rows[index]
                 # Where token t of the row stands, for t from the prefix on.
                 shift = len(ids) - block.prefix
+                _place_experts(experts, base + len(ids), row, slice(block.prefix, None))
                 ids += row.token_ids[block.prefix :]
                 position += range(block.prefix, len(row))
                 branch_of += [branch] * (len(row) - block.prefix)
                 trained = [t for t, wanted in enumerate(row.trained) if wanted]
-                base = line_number * width
                 read += [base + (t - 1 + shift if t > block.prefix else t - 1 + start) for t in trained]
                 targets += [row.token_ids[t] for t in trained]
                 tokens += range(first_token[index], first_token[index] + len(trained))
@@ -250,7 +259,25 @@ def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int],
         read=torch.tensor(read, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
         tokens=torch.tensor(tokens, dtype=torch.long),
+        experts=None if experts is None else torch.from_numpy(experts),
     )
+
+
+def _unrecorded(rows: Sequence[Row], lines: list[list[Block]], width: int) -> NDArray[np.int16] | None:
+    """Room for the experts of a grid's tokens; None where no row of it brings any."""
+    of_rows = (rows[index].experts for line in lines for block in line for index in block.rows)
+    shapes = {experts.shape[1:] for experts in of_rows if experts is not None}
+    if not shapes:
+        return None
+    (shape,) = shapes
+    return np.full((len(lines) * width, *shape), UNRECORDED, dtype=np.int16)
+
+
+def _place_experts(experts: NDArray[np.int16] | None, place: int, row: Row, tokens: slice) -> None:
+    """Put those of a stretch of a row where its first token stands in the grid, flattened."""
+    if experts is not None and row.experts is not None:
+        recorded = row.experts[tokens]
+        experts[place : place + len(recorded)] = recorded
 
 
 def _mask(blocks: Tensor, branches: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from rlvr.config import Config
@@ -26,6 +28,8 @@ class Reference:
             self._model.network.requires_grad_(False)
 
     def logprobs(self, rows: list[Row]) -> Tensor:
-        """Of the rows' trained tokens, row after row, [N]."""
+        """Of the rows' trained tokens, row after row, [N]. The reference chooses experts by itself: those that another
+        policy chose would make it a different one."""
+        rows = [replace(row, experts=None) for row in rows]
         with self._model.without_adapter():
             return score(self._model, rows, self._model.plan, self._model.dtype, self._ranks).logprobs

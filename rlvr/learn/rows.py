@@ -52,4 +52,5 @@ def _row(group_id: int, place: int, trajectory: Trajectory, advantage: Weight, v
         ),
         truncated=trajectory.finish is FinishReason.LENGTH,
         trajectory=place,
+        experts=trajectory.experts,
     )

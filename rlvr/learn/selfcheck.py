@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class SelfCheck:
 
     head: float
     packing: float
+    replay: float  # of the model's own experts; 0 of a dense model
     bound: float
 
 
@@ -51,7 +53,8 @@ def check(model: PolicyModel, seed: int) -> SelfCheck:
     alone = score(model, rows, replace(model.plan, layout=Layout.ALONE), dtype).logprobs
     packed = score(model, rows, model.plan, dtype).logprobs
     bound = BOUND_FLOAT32 if dtype is DType.FLOAT32 else BOUND_BFLOAT16
-    result = SelfCheck(_largest(alone - own), _largest(packed - alone), bound)
+    replayed = score(model, _with_own_experts(model, rows, dtype), model.plan, dtype).logprobs
+    result = SelfCheck(_largest(alone - own), _largest(packed - alone), _largest(replayed - packed), bound)
     if not result.head <= bound:
         raise SelfCheckFailed(
             f"the learner's head differs from the {type(model.network).__name__}'s own logits by {result.head:.2g} "
@@ -63,7 +66,23 @@ def check(model: PolicyModel, seed: int) -> SelfCheck:
             f"mixes rows of one line: log-probabilities differ by {result.packing:.2g} from those of the rows alone "
             f"(bound {bound:g}); set learner.layout to a simpler one (shared > packed > alone)"
         )
+    if not result.replay <= bound:
+        raise SelfCheckFailed(
+            f"{type(model.network).__name__} whose tokens are sent to the very experts that it chose gives other "
+            f"log-probabilities, by {result.replay:.2g} (bound {bound:g}): set learner.router.replay=false"
+        )
     return result
+
+
+def _with_own_experts(model: PolicyModel, rows: list[Row], dtype: DType) -> list[Row]:
+    """The rows as if a generator had recorded what the model chooses for them."""
+    if not model.experts.routers:
+        return rows
+    recorded = []
+    for row in rows:
+        model.own_logits(torch.tensor(row.token_ids, device=model.device), dtype)
+        recorded.append(replace(row, experts=model.experts.chosen.cpu().numpy().astype(np.uint16)))
+    return recorded
 
 
 def _own(model: PolicyModel, row: Row, dtype: DType) -> Tensor:

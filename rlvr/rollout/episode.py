@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from rlvr.env import Env, EnvError
 from rlvr.rollout.scoring import Scorer
 from rlvr.types import (
@@ -30,6 +32,8 @@ from rlvr.types import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from rlvr.types import Experts
 
 
 class Generates(Protocol):
@@ -113,6 +117,7 @@ class EpisodeRunner:
             versions=list(completion.versions),
             finish=completion.finish,
             text=self._text(completion),
+            experts=completion.experts,
         )
 
     async def _follow(self, task: Task, trajectory: Trajectory, request_id: str, ends: float) -> None:
@@ -164,6 +169,7 @@ class EpisodeRunner:
         trajectory.versions += completion.versions
         trajectory.finish = completion.finish
         trajectory.text = self._text(completion)
+        trajectory.experts = _continued(trajectory.experts, completion.experts)
 
     def _between_turns(self, messages: Sequence[Message], last_token: int) -> list[int]:
         """Tokens between the end of an answer and the start of the next, by the tokenizer's chat template."""
@@ -186,3 +192,11 @@ class EpisodeRunner:
     def _nothing(self, task: Task) -> Trajectory:
         score = Score(None, Outcome.ENV_FAILED, detail=f"no answer in {self._deadline_s:g} s")
         return Trajectory(task.prompt_ids, [], [], [], [], FinishReason.ABORT, "", score)
+
+
+def _continued(earlier: Experts | None, later: Experts | None) -> Experts | None:
+    """The experts of a conversation after one turn more, which reads the turns before it again: what was recorded
+    when they were sampled stays."""
+    if earlier is None or later is None:
+        return later
+    return np.concatenate([earlier, later[len(earlier) :]])

@@ -14,7 +14,9 @@ from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
     GemmaConfig,
+    GlmMoeDsaConfig,
     GraniteConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
     OlmoeConfig,
@@ -22,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from rlvr.config import Config
@@ -41,6 +44,22 @@ SIZES: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": 1,
     "pad_token_id": 0,
+}
+LATENT: dict[str, Any] = SIZES | {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "tie_word_embeddings": False,
 }
 FAMILIES: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
@@ -64,6 +83,21 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "gemma": GemmaConfig(**SIZES, head_dim=8),
     "mistral_windowed": MistralConfig(**SIZES, sliding_window=6),
     "olmoe": OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2),
+    "qwen3_moe": Qwen3MoeConfig(
+        **SIZES, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True
+    ),
+    "llama4": Llama4TextConfig(
+        **SIZES,
+        head_dim=8,
+        intermediate_size_mlp=48,
+        num_local_experts=4,
+        num_experts_per_tok=1,
+        interleave_moe_layer_step=2,
+        attention_chunk_size=8,
+        no_rope_layers=[1, 0],
+        tie_word_embeddings=False,
+    ),
+    "glm5": GlmMoeDsaConfig(**LATENT, index_topk=6, index_n_heads=8, index_head_dim=16),
     "granite": GraniteConfig(**SIZES, logits_scaling=4.0),
 }
 

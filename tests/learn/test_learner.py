@@ -80,6 +80,7 @@ def test_logprobs_are_those_of_the_model_alone(config: MakeConfig, family: str) 
 def test_layouts_follow_from_the_model(config: MakeConfig) -> None:
     assert Learner(config("qwen3")).start().layout == "shared"
     assert Learner(config("mistral_windowed")).start().layout == "packed"
+    assert Learner(config("llama4")).start().layout == "alone"
     assert Learner(config("qwen3", learner={"layout": "alone"})).start().layout == "alone"
 
 

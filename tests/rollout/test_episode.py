@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -88,6 +89,29 @@ async def run(
 
 
 # -------------------------------------------------------------------- tokens in, tokens out
+
+
+class RecordingGenerator(ScriptedGenerator):
+    """Sends the token at place i of its n-th request to expert 10 n + i of one layer."""
+
+    def _completion(self, text: str) -> Completion:
+        completion = super()._completion(text)
+        read = len(self.requests[-1].prompt_ids) + len(completion.token_ids) - 1
+        completion.experts = (10 * len(self.requests) + np.arange(read, dtype=np.uint8)).reshape(-1, 1, 1)
+        return completion
+
+
+async def test_turns_read_again_keep_the_experts_they_were_sampled_with(tokenizer: PreTrainedTokenizerFast) -> None:
+    generator = RecordingGenerator(tokenizer, [f"ab{END}", f"c{END}"])
+    env = Conversation([Message(role="user", content="go on")])
+    group = await run(generator, lambda: env)
+    (trajectory,) = group.trajectories
+    prompt = len(trajectory.prompt_ids)
+    first = prompt + len("ab")  # its last token was read in the second turn alone
+    total = prompt + len(trajectory.token_ids) - 1
+    assert trajectory.experts is not None
+    expected = [(10 + i) % 256 for i in range(first)] + [(20 + i) % 256 for i in range(first, total)]
+    assert trajectory.experts.ravel().tolist() == expected
 
 
 async def test_a_single_turn_keeps_exactly_what_was_sampled(tokenizer: PreTrainedTokenizerFast) -> None:
