@@ -136,9 +136,17 @@ class SamplingConfig(Section):
 
     max_new_tokens: int = Field(512, gt=0, description="tokens; an answer that reaches it is truncated")
     temperature: float = Field(1.0, gt=0, le=2, description="1 samples the policy that is trained")
-    top_p: float = Field(1.0, gt=0, le=1, description="below 1 the learner cannot reproduce the sampler: refused")
-    top_k: int = Field(-1, ge=-1, description="-1 is no limit; others are refused, as for top_p")
     stop: list[str] = Field(default_factory=list, description="single-token strings that end a turn, besides EOS")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truncated_sampling(cls, value: Any) -> Any:
+        if isinstance(value, dict) and {"top_p", "top_k"} & set(value):
+            raise ValueError(
+                "sampling.top_p and sampling.top_k do not exist: rollouts sample from the whole distribution, because "
+                "the learner cannot reproduce a truncated one"
+            )
+        return value
 
 
 class RolloutConfig(Section):
@@ -381,11 +389,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _refuse_the_impossible(self) -> Self:
-        if self.sampling.top_p < 1 or self.sampling.top_k != -1:
-            raise ValueError(
-                "sampling.top_p and sampling.top_k: rollouts must sample from the whole distribution, because the "
-                "learner cannot reproduce a truncated one; leave them at 1.0 and -1 (evaluation is not affected)"
-            )
         if self.reward.combine is Combine.GDPO and self.algorithm.advantage not in (None, "group_std"):
             raise ValueError(
                 f"reward.combine=gdpo divides each reward by its own spread within the group, which "

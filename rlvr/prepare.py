@@ -54,7 +54,7 @@ class Job:
         """Of rollouts."""
         c = self.config.sampling
         stops = stop_token_ids(self.tokenizer, c.stop, self.config.model.name)
-        return Sampling(c.max_new_tokens, c.temperature, c.top_p, c.top_k, stops)
+        return Sampling(c.max_new_tokens, c.temperature, stop_token_ids=stops)
 
     def evaluation_sampling(self) -> Sampling:
         """Of evaluations: as in rollouts, at a temperature of their own."""

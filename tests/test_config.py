@@ -16,7 +16,7 @@ from rlvr.config import Config, DataConfig, Engine, Section
 from rlvr.config_loading import ConfigError, load_config, merge, to_yaml
 
 LEAST = {"model": "m", "data": "d.jsonl"}
-MOST_SETTINGS = 81
+MOST_SETTINGS = 82
 
 
 def config(*words: str, **settings: Any) -> Config:
