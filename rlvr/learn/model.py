@@ -120,7 +120,10 @@ class PolicyModel:
         before the next call.
         """
         self.experts.replayed = self._experts_of(batch)
-        return self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype, watch))
+        output = self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype, watch))
+        if not torch.is_grad_enabled():
+            self.experts.replayed = None  # nothing will be computed again
+        return output
 
     def _logprobs(self, batch: MicroBatch, ids: Tensor | None, dtype: DType, watch: LogitWatch | None) -> HeadOutput:
         watched = {}

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rlvr.config import Config
-from rlvr.learn.learner import Learner
+from rlvr.learn.experts import ExpertLoad
+from rlvr.learn.learner import Learner, _Batch
 from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.model import whole
-from rlvr.learn.objective import ObjectiveSums
 from rlvr.learn.sharded import ShardedRanks
 from rlvr.types import Row
 from rlvr.weight_transport import checksum, read_weights
@@ -47,11 +47,12 @@ def started(config: Config) -> Learner:
 
 
 def gradient_of(learner: Learner, rows: list[Row]) -> tuple[float, dict[str, Tensor]]:
-    sums = ObjectiveSums()
-    learner._accumulate(rows, learner._objective(rows, None, None), sums)
+    experts = learner.model.experts
+    batch = _Batch(started=0.0, load=ExpertLoad(experts.shape[0], experts.experts))
+    learner._accumulate(rows, learner._objective(rows, None, None), batch)
     gradient = {name: whole(p.grad).clone() for name, p in learner.parameters.items() if p.grad is not None}
     learner.optimizer.zero_grad()
-    return sums.over(learner.ranks).loss, gradient
+    return batch.sums.over(learner.ranks).loss, gradient
 
 
 def policy(learner: Learner) -> dict[str, Tensor]:
