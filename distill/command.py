@@ -61,7 +61,7 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write, .parquet")],
     teacher: Annotated[str, typer.Option(help="folder, hub name or URL#MODEL")],
     words: Words = None,
-    n: Annotated[int, typer.Option("-n", help="answers to a task")] = 8,
+    n: Annotated[int, typer.Option("--n", "-n", help="answers to a task")] = 8,
     cap: Annotated[int, typer.Option(help="answers kept of a task, at most")] = 4,
     max_tokens: Annotated[int | None, typer.Option(help="tokens of an answer that is kept, at most")] = None,
     language: Annotated[str | None, typer.Option(help="pattern that the whole answer must match")] = None,
@@ -149,6 +149,21 @@ def logits(
     config = offline_config(read_config(words or [], resume=False))
     gate = Gate(use, (), accept_license or [])
     tell_result(run_coroutine(train_on_store(config, store, parse_divergence(divergence), gate)))
+
+
+@app.command("merge")
+def merge_models(
+    models: Annotated[list[Path], typer.Argument(help="folders of models that were trained from the same one")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="a new folder")],
+    share: Annotated[
+        list[float] | None, typer.Option(help="a model's share of the mean, one for each; unset: equal shares")
+    ] = None,
+) -> None:
+    """Make one model whose weights are the mean of several. Evaluate it: nothing guarantees that it is a good one."""
+    from rlvr.distill.merge import merge
+
+    merge(models, share or [1.0] * len(models), out)
+    print(f"model: {out.resolve()}")
 
 
 @app.command()

@@ -65,6 +65,12 @@ def cost_of(recipe: Recipe, name: str) -> str:
     if not VERBS[stage.verb].is_run:
         return ""
     config = _config(name, stage)
+    if stage.verb == "sft":
+        return (
+            f"{config.steps:,} steps of {config.sft.rows_per_step:,} examples"
+            if not config.sft.epochs
+            else (f"{config.sft.epochs:g} passes over the data")
+        )
     answers = config.steps * config.rollout.groups_per_step * config.rollout.group_size
     tokens = answers * config.sampling.max_new_tokens
     return f"{config.steps:,} steps, {answers:,} trained answers, at most {tokens:,} tokens of them"

@@ -29,7 +29,7 @@ def hash_of(path: Path) -> str:
 
 def identity_of(stage: Stage, hashes: Mapping[str, str]) -> Identity:
     """Each setting of a stage by its path, with the hashes of inputs and outputs in the place of their names."""
-    tree = {"settings": stage.settings, "options": stage.options, "command": stage.command}
+    tree = {"settings": stage.settings, "arguments": stage.arguments, "options": stage.options}
     named = filled(tree, lambda name: "${out}" if name == OUT else f"sha256:{hashes[name]}")
     return {"verb": stage.verb, **dict(_leaves(named, ""))}
 

@@ -42,17 +42,22 @@ class RecipeError(CommandError):
 
 
 class Stage(BaseModel):
-    """One step of a recipe. `settings` are the verb's config, `options` its `--name value` words."""
+    """One step of a recipe. `settings` are the verb's config, `arguments` and `options` its other words.
+
+    Options are given by name: `{n: 4}` is `--n 4`, `{tag: [a, b]}` is `--tag a --tag b`. `output` is how the file or
+    folder is called that a command leaves at `${out}`: data is known by its ending.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     verb: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    arguments: list[str] = Field(default_factory=list)
     options: dict[str, Any] = Field(default_factory=dict)
-    command: list[str] = Field(default_factory=list)
+    output: str | None = None
 
     def references(self) -> set[str]:
         """The names of what it is made of."""
-        return set(_references([self.settings, self.options, self.command])) - {OUT}
+        return set(_references([self.settings, self.arguments, self.options])) - {OUT}
 
 
 class Recipe(BaseModel):
@@ -133,10 +138,12 @@ def _check(file: Path, recipe: Recipe) -> None:
         where = f"{file}: stages.{name}"
         if stage.verb not in VERBS:
             raise RecipeError(f"{where}.verb: {_unknown(stage.verb, list(VERBS))}")
-        if (stage.verb == "command") != bool(stage.command):
-            raise RecipeError(f"{where}: a verb of `command` has the words of a command, and no other verb has")
-        if stage.command and OUT not in _references(stage.command):
-            raise RecipeError(f"{where}.command: must name ${{{OUT}}}, where it leaves what it makes")
+        if stage.verb == "command" and OUT not in _references(stage.arguments):
+            raise RecipeError(f"{where}.arguments: must name ${{{OUT}}}, where the command leaves what it makes")
+        if (stage.verb == "command") != (stage.output is not None):
+            raise RecipeError(f"{where}.output: a command says how what it leaves is called, and no other verb does")
+        if stage.verb == "command" and (stage.settings or stage.options):
+            raise RecipeError(f"{where}: a command has `arguments` alone: no settings and no options")
         for reference in stage.references() - set(known):
             raise RecipeError(f"{where}: ${{{reference}}}: {_unknown(reference, known)}")
     for reference in set(_references(recipe.evaluation or {})) - set(known):

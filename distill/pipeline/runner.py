@@ -43,7 +43,8 @@ class Place:
         """The path that `${name}` stands for."""
         if name in self.recipe.inputs:
             return self.recipe.inputs[name]
-        return self.stage(name).path / VERBS[self.recipe.stages[name].verb].output
+        stage = self.recipe.stages[name]
+        return self.stage(name).path / (stage.output or VERBS[stage.verb].output)
 
 
 def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Record]:
@@ -128,8 +129,9 @@ def words_of(place: Place, name: str, *, resume: bool = False) -> list[str]:
     def path_of(reference: str) -> str:
         return str(place.output(name if reference == OUT else reference))
 
-    if stage.command:
-        return [str(word) for word in filled(stage.command, path_of)]
+    arguments = [str(word) for word in filled(stage.arguments, path_of)]
+    if not verb.words:  # a command; `python` is the one that runs this
+        return [sys.executable, *arguments[1:]] if arguments[0] == "python" else arguments
     where = [word.format(folder=folder.path) for word in verb.place]
     words = [sys.executable, "-m", "rlvr.cli", *verb.words]
     if resume:
@@ -137,7 +139,7 @@ def words_of(place: Place, name: str, *, resume: bool = False) -> list[str]:
     if stage.settings:
         _write_config(folder, filled(stage.settings, path_of))
         words.append(str(folder.config))
-    return [*words, *where, *_options(filled(stage.options, path_of))]
+    return [*words, *arguments, *where, *_options(filled(stage.options, path_of))]
 
 
 def _evaluate(place: Place, name: str, policy: Path, tell: Tell) -> dict[str, float]:

@@ -33,17 +33,25 @@ class Verb:
         return self.output == "run/policy"
 
 
-def _run(*words: str) -> Verb:
-    """A verb that trains, in a run's folder."""
-    return Verb(words, Leaves.POLICY, "run/policy", ("run_dir={folder}/run",), resumes=True)
+def _trains(*words: str, resumes: bool = False) -> Verb:
+    """A verb that leaves a run, and in it a policy."""
+    return Verb(words, Leaves.POLICY, "run/policy", ("run_dir={folder}/run",), resumes)
 
 
-def _file(*words: str, output: str) -> Verb:
+def _makes(*words: str, output: str) -> Verb:
+    """A verb that leaves a file or a folder of data where `--out` says."""
     return Verb(words, Leaves.DATA, output, ("--out", f"{{folder}}/{output}"))
 
 
 VERBS: dict[str, Verb] = {
-    "train": _run("train"),
-    # Any program of one's own, which leaves a file at ${out}.
-    "command": Verb((), Leaves.DATA, "out", ()),
+    "sft": _trains("sft", resumes=True),
+    "train": _trains("train", resumes=True),
+    "distill sample": _makes("distill", "sample", output="answers.parquet"),
+    "distill sft": _trains("distill", "sft"),
+    "distill capture": _makes("distill", "capture", output="store"),
+    "distill logits": _trains("distill", "logits"),
+    "distill opd": _trains("distill", "opd", resumes=True),
+    "distill merge": Verb(("distill", "merge"), Leaves.POLICY, "policy", ("--out", "{folder}/policy")),
+    # Any program of one's own, which leaves a file or a folder at ${out}; the stage says how it is called.
+    "command": Verb((), Leaves.DATA, "", ()),
 }

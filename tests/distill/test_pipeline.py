@@ -35,7 +35,7 @@ def write(folder: Path, tree: object) -> Path:
 
 def program(folder: Path, name: str, source: str) -> dict[str, object]:
     words = [sys.executable, "-c", PROGRAM, name, f"${{{source}}}", "${out}", str(folder / "ran.txt")]
-    return {"verb": "command", "command": words}
+    return {"verb": "command", "output": "out", "arguments": words}
 
 
 def chain(folder: Path) -> dict[str, object]:
@@ -79,7 +79,7 @@ def test_a_changed_input_is_refused_and_named(tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "words.txt").write_text("other words ")
     with pytest.raises(
-        RecipeError, match=r"stage a .* another one:\n  - command\[4\]: what it was made of .*\n.*--from a"
+        RecipeError, match=r"stage a .* another one:\n  - arguments\[4\]: what it was made of .*\n.*--from a"
     ):
         run(tmp_path)
     assert ran(tmp_path) == ["a", "b", "c"]
@@ -113,7 +113,11 @@ def test_a_failing_stage_says_why_and_what_was_done_stays(tmp_path: Path) -> Non
     tree = chain(tmp_path)
     stages = tree["stages"]
     assert isinstance(stages, dict)
-    stages["b"] = {"verb": "command", "command": ["bash", "-c", "echo no luck with ${a}; exit 3; echo ${out}"]}
+    stages["b"] = {
+        "verb": "command",
+        "output": "out",
+        "arguments": ["bash", "-c", "echo no luck with ${a}; exit 3; echo ${out}"],
+    }
     write(tmp_path, tree)
     with pytest.raises(RecipeError, match=r"(?s)stage b failed \(exit code 3\).*no luck with"):
         run(tmp_path)
@@ -124,7 +128,9 @@ def test_a_failing_stage_says_why_and_what_was_done_stays(tmp_path: Path) -> Non
 
 
 def test_a_stage_that_leaves_nothing_is_not_done(tmp_path: Path) -> None:
-    write(tmp_path, {"name": "n", "stages": {"s": {"verb": "command", "command": ["true", "${out}"]}}})
+    write(
+        tmp_path, {"name": "n", "stages": {"s": {"verb": "command", "output": "out", "arguments": ["true", "${out}"]}}}
+    )
     with pytest.raises(RecipeError, match="left nothing at"):
         run(tmp_path)
 
@@ -135,7 +141,7 @@ def test_killed_in_any_stage_it_goes_on_there_and_leaves_no_process(tmp_path: Pa
     stages = tree["stages"]
     assert isinstance(stages, dict)
     slow = ["bash", "-c", "echo $$ > pid.txt; test -f go || sleep 600; cp ${a} ${out}"]
-    stages["b"] = {"verb": "command", "command": slow}
+    stages["b"] = {"verb": "command", "output": "out", "arguments": slow}
     file = write(tmp_path, tree)
     words = [sys.executable, "-m", "rlvr.cli", "pipeline", "run", str(file), "--folder", str(tmp_path / "out")]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
@@ -222,9 +228,13 @@ def test_a_stage_that_trains_is_a_command_line_with_a_config(tmp_path: Path) -> 
         ({"stages": {}}, "there is none"),
         ({"stages": {"a": {"verb": "trian"}}}, "no 'trian'; did you mean 'train'"),
         ({"stages": {"a": {"verb": "train", "settings": {"model": "${b}"}}}}, r"\$\{b\}: no 'b'"),
-        ({"stages": {"a": {"verb": "command", "command": ["true"]}}}, "must name"),
-        ({"stages": {"a": {"verb": "train", "command": ["true"]}}}, "no other verb has"),
+        ({"stages": {"a": {"verb": "command", "output": "out", "arguments": ["true"]}}}, "must name"),
+        (
+            {"stages": {"a": {"verb": "command", "output": "out", "arguments": ["cp", "${out}"], "options": {"n": 1}}}},
+            "a command has `arguments` alone",
+        ),
         ({"stages": {"out": {"verb": "train"}}}, "'out' is no name"),
+        ({"stages": {"a": {"verb": "command", "arguments": ["cp", "${out}"]}}}, "a.output: a command says"),
         ({"inputs": {"a": "nowhere"}, "stages": {"b": {"verb": "train"}}}, "inputs.a: there is nothing at"),
         ({"stages": {"a": {"verb": "train", "setings": {}}}}, "stages.a.setings: Extra inputs"),
         (

@@ -1,0 +1,54 @@
+"""The mean of models, against numbers written here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlvr.distill.merge import MergeError, merge
+
+
+def model(folder: Path, values: dict[str, list[float]], hidden: int = 2, dtype: torch.dtype = torch.float32) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"hidden_size": hidden, "_name_or_path": folder.name}))
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({name: torch.tensor(v, dtype=dtype) for name, v in values.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_weights_are_the_weighted_mean(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", {"w": [1.0, 2.0]}), model(tmp_path / "b", {"w": [5.0, -2.0]})
+    merge([a, b], [3, 1], tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors")["w"].tolist() == [2.0, 1.0]
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_bfloat16_stays_and_is_rounded_once(tmp_path: Path) -> None:
+    a = model(tmp_path / "a", {"w": [1.0]}, dtype=torch.bfloat16)
+    b = model(tmp_path / "b", {"w": [1.0078125]}, dtype=torch.bfloat16)  # the next number after 1
+    merge([a, b], [1, 1], tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    assert merged.dtype == torch.bfloat16 and merged.item() == 1.0  # 1.00390625, a tie, goes to the even one
+
+
+@pytest.mark.parametrize(
+    ("other", "shares", "message"),
+    [
+        ({"values": {"v": [1.0, 1.0]}}, [1, 1], "same tensors and shapes: v, w"),
+        ({"values": {"w": [1.0, 1.0]}, "hidden": 3}, [1, 1], "config.json differ"),
+        ({"values": {"w": [1.0]}}, [1, 1], "same tensors and shapes: w"),
+        ({"values": {"w": [1.0, 1.0]}}, [1], "a share of at least 0 for each"),
+        ({"values": {"w": [1.0, 1.0]}}, [0, 0], "not all 0"),
+    ],
+)
+def test_models_without_a_mean_are_refused_and_leave_nothing(
+    tmp_path: Path, other: dict[str, object], shares: list[float], message: str
+) -> None:
+    a, b = model(tmp_path / "a", {"w": [1.0, 2.0]}), model(tmp_path / "b", **other)  # type: ignore[arg-type]
+    with pytest.raises(MergeError, match=message):
+        merge([a, b], shares, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
