@@ -67,7 +67,7 @@ class FullEnclosure:
             self._executor = PythonExecutor(self._machine, end_all_but_init, lambda: None)
         else:
             self._executor = NativeExecutor(setup.native, all_hooks=bool(setup.preload))
-        steps = isolation.enclose_server(plan_root(setup.readable), _own_uid())
+        steps = isolation.enclose_server(plan_root(setup.readable, setup.packages), _own_uid())
         run_steps(compile_steps(self._machine, steps))
         self._filter = build_filter(self._machine)
         self._abi = landlock.abi(self._machine)
@@ -129,7 +129,7 @@ class OpenEnclosure:
         self._abi = landlock.abi(self._machine) if self._confined else 0
         if self._confined and self._abi == 0:
             raise OSError("this kernel has no Landlock (it needs Linux 5.13, and landlock among its security modules)")
-        root = plan_root(setup.readable)
+        root = plan_root(setup.readable, setup.packages)
         uid = _own_uid()
         if uid is not None and _all_may_enter(list(root.folders.values())):
             run_steps(compile_steps(self._machine, isolation.change_uid(uid)))

@@ -58,7 +58,7 @@ _CAPABILITY_VERSION = 0x20080522
 _LAST = 0xFFFFFFFF  # the highest descriptor
 _OPEN_FILES = 256
 
-_NEW_ROOT = b"/tmp"  # where the new root is put together; any folder that every machine has
+_NEW_ROOT = b"/sys"  # where the new root is put together: a folder that every machine has, and no program needs
 
 
 def enclose_server(root: Root, own_uid: int | None) -> Iterator[Step]:

@@ -47,13 +47,15 @@ class Root:
     texts: dict[str, bytes] = field(default_factory=dict)
 
 
-def plan_root(readable: Iterable[str]) -> Root:
-    """The system's folders, the interpreter's, and `readable` (host paths that must exist)."""
+def plan_root(readable: Iterable[str], packages: Iterable[tuple[str, str]] = ()) -> Root:
+    """The system's folders, the interpreter's, `readable` (host paths that must exist), and `packages` as in Setup."""
     wanted = [path for path in map(Path, SYSTEM) if path.exists()]
     wanted += sorted(Path("/etc").glob(_JAVA_SETTINGS))
     wanted += [Path(sys.base_prefix), Path(sys.base_exec_prefix)]
     wanted += [Path(path).absolute() for path in readable]
+    wanted += [Path(folder) for seen, folder in packages if seen == folder]
     root = Root(links=dict(_LINKS), texts=dict(_TEXTS))
+    root.folders.update({seen: folder for seen, folder in packages if seen != folder})
     for path in sorted(set(wanted), key=lambda path: (path.is_symlink(), path)):  # links lead into folders
         _add(root, path)
     for name in _DEVICES:

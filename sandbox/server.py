@@ -134,7 +134,7 @@ class _Server:
 def _import_modules(setup: Setup) -> None:
     for name in _COMMON:
         importlib.import_module(name)
-    sys.path += setup.search_path
+    sys.path += [seen for seen, _ in setup.packages]
     for name in setup.preload:
         importlib.import_module(name)
         threads = len(list(Path("/proc/self/task").iterdir()))

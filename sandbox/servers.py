@@ -27,13 +27,12 @@ class Servers:
     """Starts servers. `tier` is None until the first has found what the machine gives."""
 
     def __init__(self, *, preload: tuple[str, ...], readable: tuple[str, ...], tiers: tuple[Tier, ...]) -> None:
-        packages = tuple(_package_folders()) if preload else ()
         if Tier.FULL in tiers:
-            for path in (*readable, *packages, sys.base_prefix):
+            for path in (*readable, sys.base_prefix):
                 _check_not_in_tmp(path)
         self._preload = preload
-        self._readable = (*readable, *packages)
-        self._search_path = packages
+        self._readable = readable
+        self._packages = _package_folders() if preload else []
         self._tiers = tiers
         self._lock = threading.Lock()
         self._setup: Setup | None = None
@@ -69,7 +68,7 @@ class Servers:
         native, refusals = native_helper(), []
         for tier in self._tiers:
             readable = (*self._readable, *tool_folders(tier))
-            setup = Setup(tier, readable, self._preload, self._search_path, native)
+            setup = Setup(tier, readable, self._preload, _seen(self._packages, tier), native)
             try:
                 return setup, Server(setup)
             except ServerRefused as refusal:
@@ -81,8 +80,20 @@ def tiers_down_to(minimum: Tier) -> tuple[Tier, ...]:
     return _TIERS[: _TIERS.index(minimum) + 1]
 
 
+def _seen(packages: list[str], tier: Tier) -> tuple[tuple[str, str], ...]:
+    """As in Setup. A virtual environment under /tmp would lie beneath the folder that each program has there."""
+    return tuple(
+        (f"/packages/{number}" if tier is Tier.FULL and _in_tmp(folder) else folder, folder)
+        for number, folder in enumerate(packages)
+    )
+
+
+def _in_tmp(path: str) -> bool:
+    return Path(path).resolve().is_relative_to(HOME)
+
+
 def _check_not_in_tmp(path: str) -> None:
-    if Path(path).resolve().is_relative_to(HOME):
+    if _in_tmp(path):
         raise ValueError(
             f"{path} lies in {HOME}, and in the full tier each program has a {HOME} of its own: put it elsewhere, or "
             "do without namespaces (only_tier=Tier.LANDLOCK)"

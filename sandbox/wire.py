@@ -24,7 +24,7 @@ class Setup:
     tier: Tier
     readable: tuple[str, ...]
     preload: tuple[str, ...]
-    search_path: tuple[str, ...]  # where the preloaded packages lie
+    packages: tuple[tuple[str, str], ...]  # folders of packages: where programs see one, and where the machine has it
     native: str | None  # the library built of start_job.c
 
 
