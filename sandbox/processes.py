@@ -70,12 +70,18 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def kill_descendants(pid: int) -> None:
-    """Kill until none is left. `pid` must be a subreaper: what loses its parent comes to it, and is found again."""
+    """Kill until none is left. `pid` must be a subreaper: what loses its parent comes to it, and is found again.
+
+    A look may miss a process whose parent ends meanwhile, and which then stands where was looked before. So the end
+    is two looks in a row that find the same ones, all dead: nothing ended between them.
+    """
+    before: list[int] | None = None
     while True:
         found = list(descendants(pid))
         alive = [child for child in found if _alive(child)]
-        if not alive:
+        if not alive and found == before:
             return
+        before = found if not alive else None
         for child in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

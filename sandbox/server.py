@@ -41,8 +41,8 @@ def serve(setup: Setup) -> PythonProgram:
         os.dup2(null, descriptor)
     client = Client(connection, os.pidfd_open(os.getppid()))
     try:
-        _import_modules(setup)
         enclosure = enclose(setup)
+        _import_modules(setup)  # from where programs see them, who may import more of the same packages
     except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and this process ends
         connection.sendall(pack(f"{type(error).__name__}: {error}"))
         os._exit(1)
