@@ -272,7 +272,7 @@ class LearnerConfig(Section):
     )
     token_budget: int = Field(8192, gt=0, description="tokens in one micro-batch, padding included")
     head_chunk_tokens: int = Field(
-        1024, gt=0, description="tokens whose logits exist at one time; bounds memory by chunk x vocabulary"
+        512, gt=0, description="tokens whose logits exist at one time; bounds memory by chunk x vocabulary"
     )
     layout: Literal["auto", "shared", "packed", "alone"] = Field(
         "auto",

@@ -94,8 +94,10 @@ class ExpertChoice:
     `replayed` must stay in place until the backward pass is done: recomputed layers read it again.
     """
 
-    def __init__(self, routers: Sequence[Router]) -> None:
+    def __init__(self, routers: Sequence[Router], *, keep_logits: bool = False) -> None:
+        """`keep_logits`: `logits` are kept, for a loss on them; without, they stay empty and take no memory."""
         self.routers = routers
+        self._keep_logits = keep_logits
         self.replayed: Tensor | None = None
         self.logits: list[Tensor] = [torch.empty(0)] * len(self.routers)
         self._choices: list[Tensor] = [torch.empty(0)] * len(self.routers)
@@ -116,7 +118,7 @@ class ExpertChoice:
     @property
     def chosen(self) -> Tensor:
         """Of the latest forward pass, int64 [T, layers, top_k]."""
-        return torch.stack(self._choices, dim=1)
+        return torch.stack(self._choices, dim=1).long()
 
     def agreement(self) -> tuple[int, int]:
         """In the latest forward pass: recorded choices that the routers would have made, and recorded choices."""
@@ -132,8 +134,9 @@ class ExpertChoice:
                 f"{type(router.module).__name__} ({router.name}) does not choose its experts by topk over scores: set "
                 "learner.router.replay=false"
             )
-        self._choices[layer], self._agreements[layer] = choosing.choice, choosing.agreed
-        self.logits[layer] = output[router.logits].flatten(0, -2)
+        self._choices[layer], self._agreements[layer] = choosing.choice.short(), choosing.agreed
+        if self._keep_logits:
+            self.logits[layer] = output[router.logits].flatten(0, -2)
         return output
 
 

@@ -46,21 +46,6 @@ def token_logprobs(
     return logprobs.view(targets.shape), entropy
 
 
-@torch.no_grad()
-def likeliest(hidden: Tensor, weight: Tensor, count: int, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest ids in each place and their log-probabilities, likeliest first, both [N, count]."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    ids = torch.empty(len(hidden), count, dtype=torch.long, device=hidden.device)
-    logprobs = torch.empty(ids.shape, dtype=wide, device=hidden.device)
-    room = _chunk(hidden, weight, chunk)
-    with torch.autocast(hidden.device.type, enabled=False):
-        for part in _chunks(len(hidden), chunk):
-            logits = _logits(hidden[part], weight, temperature, room)
-            top = logits.topk(count)
-            ids[part], logprobs[part] = top.indices, top.values - logits.logsumexp(1, keepdim=True)
-    return ids, logprobs
-
-
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
     def forward(

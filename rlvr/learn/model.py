@@ -77,7 +77,8 @@ class PolicyModel:
             for router in routers_of(self.network):
                 router.module.requires_grad_(False)
         self.adapter = _add_adapter(self.network, config.model.lora) if config.model.lora.rank > 0 else None
-        self.experts = ExpertChoice(routers_of(self.network) if config.learner.router.replay else [])
+        routers = routers_of(self.network) if config.learner.router.replay else []
+        self.experts = ExpertChoice(routers, keep_logits=config.learner.router.balance_loss > 0)
         self.decoder = _decoder(self.network)
         self.head = _plain_head(self.network)
         self.forward_pass = ForwardPass(self.network)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlvr.learn.head import likeliest, token_logprobs
+from rlvr.learn.head import token_logprobs
 
 N, H, V = 37, 12, 101
 TEMPERATURE = 0.7
@@ -81,16 +81,6 @@ def test_several_ids_in_a_place(trained: bool) -> None:
     )
     for mine, other in gradients:
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-11)
-
-
-def test_the_likeliest_ids() -> None:
-    hidden, weight, _, _ = inputs(torch.float32)
-    with LargestTensor() as watch:
-        ids, logprobs = likeliest(hidden.detach(), weight.detach(), 5, TEMPERATURE, 8)
-    expected = (hidden.detach() @ weight.detach().T / TEMPERATURE).log_softmax(-1).topk(5)
-    assert torch.equal(ids, expected.indices)
-    torch.testing.assert_close(logprobs, expected.values)
-    assert watch.elements == V * H
 
 
 def test_bfloat16_hidden_states_get_float32_logits() -> None:
