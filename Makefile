@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What the demo's model learns: math (word problems), code (small functions), or mixed.
+TASK ?= math
 # Where pip finds the CPU build of torch when its usual places do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Real data for the tests that use it; without it they say that they were skipped.
@@ -13,8 +15,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/installed ## train the embedded tiny model by RL and show that it got better
-	$(BIN)/rlvr demo
+demo: $(VENV)/installed ## train the embedded tiny model by RL and show that it got better (TASK=math, code or mixed)
+	$(BIN)/rlvr demo --task $(TASK)
 
 test: check ## all tests
 	$(BIN)/python -m pytest

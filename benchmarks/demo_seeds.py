@@ -1,6 +1,6 @@
 """The demo over several seeds: held-out accuracy by step, as a table and as the README's figure.
 
-    python benchmarks/demo_seeds.py [--seeds 5] [--figure docs/demo_seeds.svg]
+    python benchmarks/demo_seeds.py [--seeds 5] [--figure docs/demo_seeds.svg] [--task code]
 
 The baseline is the base model itself, evaluated in the same run before the first step.
 """
@@ -17,6 +17,7 @@ import matplotlib
 
 from rlvr.api import run_config
 from rlvr.demo.run import demo_config
+from rlvr.demo.subjects import DemoTask
 from rlvr.metrics import read_metrics
 
 matplotlib.use("svg")
@@ -25,12 +26,12 @@ matplotlib.rcParams["svg.hashsalt"] = "rlvr"  # the same figure from the same nu
 Curve = dict[int, float]
 
 
-def run_seed(seed: int) -> tuple[Curve, float]:
+def run_seed(seed: int, task: DemoTask) -> tuple[Curve, float]:
     """Held-out accuracy by step, and seconds from the command to its end."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        config = demo_config([f"run_dir={run_dir}", f"seed={seed}", "evaluation.every_steps=10"])
+        config = demo_config([f"run_dir={run_dir}", f"seed={seed}", "evaluation.every_steps=10"], task)
         result = run_config(config, resume=False)
         records = read_metrics(result.folder / "metrics.jsonl")
     curve = {r.step: r.values["evaluation/pass@1"] for r in records if "evaluation/pass@1" in r.values}
@@ -61,11 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--figure", type=Path, default=Path("docs/demo_seeds.svg"))
+    parser.add_argument("--task", type=DemoTask, default=DemoTask.MATH)
     options = parser.parse_args()
     curves = []
     print("| seed | before | after | seconds in all |")
     for seed in range(options.seeds):
-        curve, seconds = run_seed(seed)
+        curve, seconds = run_seed(seed, options.task)
         values = list(curve.values())
         print(f"| {seed} | {values[0]:.2f} | {values[-1]:.2f} | {seconds:.0f} |", flush=True)
         curves.append(curve)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlvr import plugins
+from rlvr.demo.subjects import DemoTask
 
 if TYPE_CHECKING:
     from rlvr.config import Config
@@ -73,12 +74,17 @@ def sft(
 
 
 @app.command()
-def demo(words: Words = None) -> None:
-    """Train the embedded tiny model on word problems, and show that it got better."""
+def demo(
+    words: Words = None,
+    task: Annotated[
+        DemoTask, typer.Option(help="word problems, small functions that unit tests judge, or both in one run")
+    ] = DemoTask.MATH,
+) -> None:
+    """Train an embedded tiny model on small problems, and show that it got better."""
     from rlvr.demo.run import demo_config
 
-    config = demo_config(words or [])
-    print("A tiny language model (0.38M parameters) learns word problems by reinforcement learning alone.")
+    config = demo_config(words or [], task)
+    print(f"A tiny language model (0.38M parameters) {task.story} by reinforcement learning alone.")
     _train(config, resume=False)
 
 

@@ -35,6 +35,11 @@ class Verdict:
     planned: int
     stopped: str = ""
 
+    @property
+    def passed(self) -> bool:
+        """Whether every test ran and passed."""
+        return self.value(Scoring.ALL) == 1.0
+
     def value(self, scoring: Scoring) -> float:
         """From 0 to 1. A test that did not run did not pass."""
         passed = sum(test.passed for test in self.tests)

@@ -1,6 +1,7 @@
 """Make the demo's base model:  python -m rlvr.demo.build_base --out DIR
 
-It takes about ten minutes of one core, and leaves a folder that transformers and vLLM load by its path.
+It takes about ten minutes of one core, fifteen for both subjects, and leaves a folder that transformers and vLLM load
+by its path.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Annotated
 import torch
 import typer
 
-from rlvr.demo.evaluate_base import evaluate
+from rlvr.demo.evaluate_base import Evaluation, evaluate
+from rlvr.demo.subjects import DemoTask
 from rlvr.demo.tokenizer import build_tokenizer
 from rlvr.demo.warm_start import Family, Progress, WarmStart, new_model, train
 
@@ -25,12 +27,13 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the model and tokenizer")] = Path("runs/demo-base"),
     seconds: Annotated[float, typer.Option(min=1, help="CPU seconds of training")] = WarmStart().cpu_seconds,
     family: Annotated[Family, typer.Option(help="deepseek_v3: experts and latent attention")] = Family.QWEN3,
+    task: Annotated[DemoTask, typer.Option(help="what the base is to know the form of")] = DemoTask.MATH,
     seed: Annotated[int, typer.Option(help="of the first weights, the problems and the traces")] = 0,
 ) -> None:
     """Make the demo's tokenizer and base model by a warm start, and print how good the base is."""
     torch.set_num_threads(1)  # a second thread costs a model of this size more than it brings
-    settings = WarmStart(cpu_seconds=seconds, seed=seed)
-    tokenizer = build_tokenizer()
+    settings = WarmStart(cpu_seconds=seconds, subjects=task.subjects, seed=seed)
+    tokenizer = build_tokenizer(task.subjects)
     model = new_model(tokenizer, seed, family)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
 
@@ -43,8 +46,13 @@ def main(
     tokenizer.save_pretrained(out)
     print(f"saved in {out}", flush=True)
 
-    found = evaluate(model, tokenizer, EVALUATION_PROBLEMS, EVALUATION_SAMPLES, EVALUATION_SEED)
-    print(
+    for subject in task.subjects:
+        found = evaluate(model, tokenizer, EVALUATION_PROBLEMS, EVALUATION_SAMPLES, EVALUATION_SEED, subject)
+        print(f"{subject.name}: {_figures(found)}")
+
+
+def _figures(found: Evaluation) -> str:
+    return (
         f"{found.problems} held-out problems: greedy {found.greedy:.3f}  pass@1 {found.pass_at_1:.3f}  "
         f"pass@{found.samples} {found.pass_at_n:.3f}  {found.mean_length:.1f} tokens an answer  "
         f"entropy {found.entropy:.3f} nats a token"

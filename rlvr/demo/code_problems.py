@@ -40,31 +40,33 @@ class Part:
         return (self.familiar, self.unfamiliar) if self.unfamiliar else (self.familiar,)
 
 
+# No two parts are mistaken for each other. A base model would read both their unfamiliar phrases alike, as the same two
+# parts, and an update that teaches it one phrase would unteach it the other.
 # Of an empty list the largest and the smallest are 0: the base model always writes so.
 RESULTS = {
     "sum": Part("sum([{}])", sum, "the sum of", "the total of", "len"),
-    "len": Part("len([{}])", len, "the number of", "the count of", "sum"),
+    "len": Part("len([{}])", len, "the number of", "the count of", "max"),
     "max": Part("max([{}], default=0)", lambda v: max(v, default=0), "the largest of", "the peak of", "min"),
-    "min": Part("min([{}], default=0)", lambda v: min(v, default=0), "the smallest of", "the least of", "max"),
-    "list": Part("[{}]", list, "the list of", "each of", "sorted"),
+    "min": Part("min([{}], default=0)", lambda v: min(v, default=0), "the smallest of", "the least of", "sorted"),
+    "list": Part("[{}]", list, "the list of", "each of", "sum"),
     "sorted": Part("sorted([{}])", sorted, "the sorted list of", "from low to high", "list"),
 }
 VALUES = {
     "same": Part("x", lambda x: x, "the"),
     "square": Part("x*x", lambda x: x * x, "the squares of the", "the second powers of the", "double"),
-    "double": Part("2*x", lambda x: 2 * x, "the doubles of the", "twice the", "square"),
+    "double": Part("2*x", lambda x: 2 * x, "the doubles of the", "twice the", "negative"),
     "negative": Part("-x", lambda x: -x, "the negatives of the", "minus the", "size"),
-    "size": Part("abs(x)", abs, "the sizes of the", "the absolute", "negative"),
+    "size": Part("abs(x)", abs, "the sizes of the", "the absolute", "square"),
 }
 # In these, k is the problem's number.
 CHOICES = {
     "all": Part("", lambda x, k: True, "numbers"),
     "even": Part(" if x%2==0", lambda x, k: x % 2 == 0, "even numbers", "numbers divisible by 2", "odd"),
-    "odd": Part(" if x%2==1", lambda x, k: x % 2 == 1, "odd numbers", "numbers not divisible by 2", "even"),
+    "odd": Part(" if x%2==1", lambda x, k: x % 2 == 1, "odd numbers", "numbers not divisible by 2", "positive"),
     "positive": Part(" if x>0", lambda x, k: x > 0, "positive numbers", "numbers above zero", "below"),
-    "below": Part(" if x<0", lambda x, k: x < 0, "negative numbers", "numbers below zero", "positive"),
+    "below": Part(" if x<0", lambda x, k: x < 0, "negative numbers", "numbers below zero", "even"),
     "over": Part(" if x>{k}", lambda x, k: x > k, "numbers over {k}", "numbers past {k}", "under"),
-    "under": Part(" if x<{k}", lambda x, k: x < k, "numbers under {k}", "numbers short of {k}", "over"),
+    "under": Part(" if x<{k}", lambda x, k: x < k, "numbers under {k}", "numbers short of {k}", "below"),
 }
 LARGEST_NUMBER = 9
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rlvr.demo.problems import Problem, Split, problems
+from rlvr.demo.code_problems import CodeProblem
+from rlvr.demo.problems import Problem, Split
+from rlvr.demo.subjects import MATH, Subject
 from rlvr.demo.warm_start import encode_prompts
+from rlvr.rewards.code import judge_code, read_suite
 
-# The longest right answer has 40 tokens, its end of turn included.
-MAX_NEW_TOKENS = 44
 PROBLEMS_PER_BATCH = 32
 
 BOXED = re.compile(r"\\boxed\{(\d+)\}")
@@ -49,13 +52,18 @@ class _Answers:
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, count: int, samples: int, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    samples: int,
+    seed: int,
+    subject: Subject[Any] = MATH,
 ) -> Evaluation:
     """Evaluate on the first `count` held-out problems of `seed`. Sampling is at temperature 1, seeded."""
     model.eval()
-    tests = list(islice(problems(Split.HELD_OUT, seed), count))
+    tests = list(islice(subject.problems(Split.HELD_OUT, seed), count))
     common = {
-        "max_new_tokens": MAX_NEW_TOKENS,
+        "max_new_tokens": subject.max_new_tokens,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "output_logits": True,
@@ -88,11 +96,22 @@ def is_right(text: str, answer: str) -> bool:
     return BOXED.findall(text) == [answer]
 
 
+async def _verdicts(texts: Sequence[str], asked: Sequence[Problem | CodeProblem]) -> list[bool]:
+    return await asyncio.gather(*(_verdict(text, problem) for text, problem in zip(texts, asked, strict=True)))
+
+
+async def _verdict(text: str, problem: Problem | CodeProblem) -> bool:
+    if isinstance(problem, Problem):
+        return is_right(text, problem.answer)
+    verdict = await judge_code(text, read_suite(problem.tests()))
+    return verdict is not None and verdict.passed
+
+
 @torch.no_grad()
 def _answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    batch: Sequence[Problem],
+    batch: Sequence[Problem] | Sequence[CodeProblem],
     generation: GenerationConfig,
 ) -> _Answers:
     prompts = tokenizer.pad(
@@ -102,8 +121,8 @@ def _answer(
     new_ids = output.sequences[:, prompts["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
     per_problem = len(texts) // len(batch)
-    answers = [problem.answer for problem in batch for _ in range(per_problem)]
-    right = torch.tensor([is_right(t, a) for t, a in zip(texts, answers, strict=True)])
+    asked = [problem for problem in batch for _ in range(per_problem)]
+    right = torch.tensor(asyncio.run(_verdicts(texts, asked)))
 
     lengths = (new_ids != tokenizer.pad_token_id).sum(dim=1)
     sampled = torch.arange(new_ids.shape[1]) < lengths[:, None]
@@ -111,6 +130,6 @@ def _answer(
     return _Answers(right.view(len(batch), per_problem), int(lengths.sum()), entropy.sum().item())
 
 
-def _cut(tests: Sequence[Problem]) -> Iterator[Sequence[Problem]]:
+def _cut(tests: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for start in range(0, len(tests), PROBLEMS_PER_BATCH):
         yield tests[start : start + PROBLEMS_PER_BATCH]
