@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlvr.config import Config
+from rlvr.cluster import start_generators
+from rlvr.config import Config, LoraConfig
 from rlvr.distill.gate import Gate, leave_records
-from rlvr.distill.opd import teacher_word
+from rlvr.distill.opd import TeacherWord, teacher_word
 from rlvr.distill.provenance import TeacherRecord
 from rlvr.distill.rows_file import write_rows_file
 from rlvr.distill.served_teacher import ServedTeacher
-from rlvr.distill.teachers import Teacher, TeacherError, local_teacher
+from rlvr.distill.teachers import TeacherError
 from rlvr.distill.tokenizers import fingerprint
 from rlvr.prepare import Job, load_tokenizer, prepare
 from rlvr.reward_function import RIGHT_FROM
+from rlvr.rollout.episode import Generates
 from rlvr.types import FinishReason, Group, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 _TASKS_AT_ONCE = 64
+_TELL_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,53 +73,92 @@ async def sample(config: Config, options: SampleOptions, out: Path) -> SampleRep
     (terms,) = options.gate.check([word.name])
     tokenizer = load_tokenizer(options.tokenizer or word.name)
     job = prepare(_as_the_teacher_reads(config, options, options.tokenizer or word.name))
-    teacher: Teacher = local_teacher(config, word.name) if word.url is None else ServedTeacher(word.url, word.name)
-    groups = await _answers(job, teacher)
     record = TeacherRecord(word.name, tuple(licence.id for licence in terms.licences), fingerprint(tokenizer))
-    rows, dropped = [], Counter[str]()
-    for group in groups:
-        rows += [_row(group, trajectory, record, job) for trajectory in _kept(group, options, tokenizer, dropped)]
+    dropped = Counter[str]()
+
+    def keep(group: Group) -> list[dict[str, Any]]:
+        return [_row(group, trajectory, record, job) for trajectory in _kept(group, options, tokenizer, dropped)]
+
+    of_tasks = await _answers(job, word, keep)
+    rows = [row for of_task in of_tasks for row in of_task]
     if not rows:
         raise TeacherError(f"none of {sum(dropped.values())} answers was kept ({dict(dropped)}); nothing is written")
     write_rows_file(rows, out)
     leave_records(out, Path(config.model.name), [record], "distill sample", options.gate)
-    solved = len({row["task"] for row in rows})
-    return SampleReport(out, len(groups), solved, len(rows) + sum(dropped.values()), len(rows), dict(dropped))
+    solved = sum(1 for of_task in of_tasks if of_task)
+    return SampleReport(out, len(of_tasks), solved, len(rows) + sum(dropped.values()), len(rows), dict(dropped))
 
 
 def _as_the_teacher_reads(config: Config, options: SampleOptions, tokenizer: str) -> Config:
     """Prompts are rendered, and answers read, by the teacher's tokenizer: only text goes to the student."""
-    model = config.model.model_copy(update={"name": tokenizer})
+    model = config.model.model_copy(update={"name": tokenizer, "lora": LoraConfig()})
     rollout = config.rollout.model_copy(update={"group_size": options.n})
     return config.model_copy(update={"model": model, "rollout": rollout})
 
 
-async def _answers(job: Job, teacher: Teacher) -> list[Group]:
+async def _answers(job: Job, word: TeacherWord, keep: Callable[[Group], list[T]]) -> list[list[T]]:
+    """What is kept of the answers to each task; the others are let go at once, and only counted."""
     gate = asyncio.Semaphore(_TASKS_AT_ONCE)
     scorer = job.scorer()
-    runner = job.runner(_Asked(teacher), scorer, job.sampling(), job.config.rollout.group_size, "sample")
-
-    async def answer(number: int) -> Group:
-        async with gate:
-            return await runner.run(number, job.tasks.tasks[number])
-
     try:
-        await teacher.start()
-        return list(await asyncio.gather(*(answer(number) for number in range(len(job.tasks.tasks)))))
+        async with _asked(job.config, word) as teacher:
+            runner = job.runner(teacher, scorer, job.sampling(), job.config.rollout.group_size, "sample")
+
+            progress = _Progress(len(job.tasks.tasks))
+
+            async def answer(number: int) -> list[T]:
+                async with gate:
+                    kept = keep(await runner.run(number, job.tasks.tasks[number]))
+                progress.another()
+                return kept
+
+            return list(await asyncio.gather(*(answer(number) for number in range(len(job.tasks.tasks)))))
     finally:
         scorer.close()
-        await teacher.close()
 
 
-class _Asked:
-    """A teacher as an episode asks a generator."""
+@asynccontextmanager
+async def _asked(config: Config, word: TeacherWord) -> AsyncIterator[Generates]:
+    """The teacher as an episode asks it: a server, or a generator of the config's own kind with the teacher's model."""
+    if word.url is None:
+        model = config.model.model_copy(update={"name": word.name})
+        pool = await start_generators(config.model_copy(update={"model": model}))
+        try:
+            yield pool
+        finally:
+            await pool.close()
+        return
+    served = ServedTeacher(word.url, word.name)
+    try:
+        await served.start()
+        yield _Served(served)
+    finally:
+        await served.close()
 
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
+
+class _Progress:
+    """Tells now and then how many tasks are answered."""
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+        self._answered = 0
+        self._told_at = time.monotonic()
+
+    def another(self) -> None:
+        self._answered += 1
+        if time.monotonic() - self._told_at >= _TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            print(f"{self._answered:,} of {self._tasks:,} tasks answered", flush=True)
+
+
+class _Served:
+    """A server as an episode asks a generator."""
+
+    def __init__(self, teacher: ServedTeacher) -> None:
         self.generate = teacher.generate
 
     async def abort(self, request_id: str) -> None:
-        """A teacher is not told: its answer is dropped when it comes."""
+        """A server is not told: its answer is dropped when it comes."""
 
 
 def _kept(

@@ -1,17 +1,17 @@
-"""What a run of a recipe would do: each stage's state, what it is made of, and bounds of what it costs."""
+"""What a run of a recipe would do: each stage's state, what it is made of, and what its settings say of its cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
-from rlvr.config import Config
-from rlvr.config_loading import ConfigError, check
+from rlvr.distill.pipeline.checks import check_stages
+from rlvr.distill.pipeline.cost import bounds, gpu_hours
 from rlvr.distill.pipeline.identity import hash_of
-from rlvr.distill.pipeline.recipe import Recipe, RecipeError, Stage
-from rlvr.distill.pipeline.runner import Place, done_before
-from rlvr.distill.pipeline.verbs import VERBS
+from rlvr.distill.pipeline.place import Place
+from rlvr.distill.pipeline.recipe import RecipeError
+from rlvr.distill.pipeline.runner import done_before
+from rlvr.plan.accelerators import Accelerator
 
 
 class State(StrEnum):
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """One stage as a run would find it. `seconds` is what it took, if it is done."""
+    """One stage as a run would find it. `seconds` is what it took, if it is done; `why` says what has changed."""
 
     stage: str
     verb: str
@@ -34,51 +34,28 @@ class Outlook:
     why: str = ""
 
 
-def outlook(place: Place) -> list[Outlook]:
-    """Of all stages, in order. Nothing is run or written. Raises RecipeError for settings that are wrong."""
+def outlook(place: Place, gpu: Accelerator | None = None) -> list[Outlook]:
+    """Of all stages, in order; with a kind of GPU, its GPU-hours are estimated. Nothing is run or written.
+
+    Raises RecipeError for everything that is wrong and can be known.
+    """
+    check_stages(place)
     hashes = {name: hash_of(path) for name, path in place.recipe.inputs.items()}
-    return [_of_stage(place, name, hashes) for name in place.recipe.stages]
+    return [_of_stage(place, name, hashes, gpu) for name in place.recipe.stages]
 
 
-def _of_stage(place: Place, name: str, hashes: dict[str, str]) -> Outlook:
+def _of_stage(place: Place, name: str, hashes: dict[str, str], gpu: Accelerator | None) -> Outlook:
     stage = place.recipe.stages[name]
-    found = Outlook(name, stage.verb, State.TO_RUN, tuple(sorted(stage.references())), cost_of(place.recipe, name))
+    cost = [bounds(place, name), gpu_hours(place, name, gpu) if gpu is not None else ""]
+    made_of = tuple(sorted(stage.references()))
+    found = Outlook(name, stage.verb, State.TO_RUN, made_of, "; ".join(part for part in cost if part))
     if stage.references() - set(hashes):
         return found  # what it is made of is not there yet
     try:
         record = done_before(place, name, hashes)
     except RecipeError as error:
-        return _but(found, State.CHANGED, why=str(error))
+        return replace(found, state=State.CHANGED, why=str(error))
     if record is None:
-        return _but(found, State.UNFINISHED if place.stage(name).begun() is not None else State.TO_RUN)
+        return replace(found, state=State.UNFINISHED) if place.stage(name).begun() is not None else found
     hashes[name] = record.output_hash
-    return _but(found, State.DONE, seconds=record.seconds)
-
-
-def _but(found: Outlook, state: State, seconds: float | None = None, why: str = "") -> Outlook:
-    return Outlook(found.stage, found.verb, state, found.made_of, found.cost, seconds, why)
-
-
-def cost_of(recipe: Recipe, name: str) -> str:
-    """Upper bounds, from the settings alone. Raises RecipeError for settings that no run would take."""
-    stage = recipe.stages[name]
-    if not VERBS[stage.verb].is_run:
-        return ""
-    config = _config(name, stage)
-    if stage.verb == "sft":
-        return (
-            f"{config.steps:,} steps of {config.sft.rows_per_step:,} examples"
-            if not config.sft.epochs
-            else (f"{config.sft.epochs:g} passes over the data")
-        )
-    answers = config.steps * config.rollout.groups_per_step * config.rollout.group_size
-    tokens = answers * config.sampling.max_new_tokens
-    return f"{config.steps:,} steps, {answers:,} trained answers, at most {tokens:,} tokens of them"
-
-
-def _config(name: str, stage: Stage) -> Config:
-    settings: dict[str, Any] = dict(stage.settings)
-    try:
-        return check(settings)
-    except ConfigError as error:
-        raise RecipeError(f"stage {name}: {error}") from None
+    return replace(found, state=State.DONE, seconds=record.seconds)

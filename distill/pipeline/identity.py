@@ -30,8 +30,12 @@ def hash_of(path: Path) -> str:
 def identity_of(stage: Stage, hashes: Mapping[str, str]) -> Identity:
     """Each setting of a stage by its path, with the hashes of inputs and outputs in the place of their names."""
     tree = {"settings": stage.settings, "arguments": stage.arguments, "options": stage.options}
-    named = filled(tree, lambda name: "${out}" if name == OUT else f"sha256:{hashes[name]}")
-    return {"verb": stage.verb, **dict(_leaves(named, ""))}
+    return {"verb": stage.verb, **_named(tree, hashes)}
+
+
+def evaluation_identity(asked: Mapping[str, Any], hashes: Mapping[str, str], policy_hash: str) -> Identity:
+    """What is asked of which policy."""
+    return {"policy": f"sha256:{policy_hash}", **_named(asked, hashes)}
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -43,6 +47,10 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             changed = old.startswith('"sha256:') and new.startswith('"sha256:')
             lines.append(f"{key}: what it was made of has changed" if changed else f"{key}: was {old}, is {new}")
     return lines
+
+
+def _named(tree: Mapping[str, Any], hashes: Mapping[str, str]) -> Identity:
+    return dict(_leaves(filled(tree, lambda name: "${out}" if name == OUT else f"sha256:{hashes[name]}"), ""))
 
 
 def _leaves(value: Any, path: str) -> list[tuple[str, str]]:

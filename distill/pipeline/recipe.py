@@ -29,11 +29,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rlvr.distill.pipeline.verbs import VERBS
+from rlvr.distill.pipeline.verbs import VERBS, Leaves
 from rlvr.plugins import CommandError
 
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
 OUT = "out"  # in a command: where the stage must leave what it makes
+ASIDE = "replaced"  # the folder beside the stages' for what is run anew
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
@@ -41,11 +42,20 @@ class RecipeError(CommandError):
     """A recipe that cannot be run, or not in this folder."""
 
 
+class Bound(BaseModel):
+    """A figure of an evaluation that a policy must not lose: that `of` another stage's policy, less `within`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    of: str
+    within: float = Field(0.01, ge=0)
+
+
 class Stage(BaseModel):
     """One step of a recipe. `settings` are the verb's config, `arguments` and `options` its other words.
 
     Options are given by name: `{n: 4}` is `--n 4`, `{tag: [a, b]}` is `--tag a --tag b`. `output` is how the file or
-    folder is called that a command leaves at `${out}`: data is known by its ending.
+    folder is called that a command leaves at `${out}` (data is known by its ending), or an export makes. `gate` is held
+    against the evaluation of the stage's policy: `{accuracy/code: {of: coder, within: 0.02}}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +64,7 @@ class Stage(BaseModel):
     arguments: list[str] = Field(default_factory=list)
     options: dict[str, Any] = Field(default_factory=dict)
     output: str | None = None
+    gate: dict[str, Bound] = Field(default_factory=dict)
 
     def references(self) -> set[str]:
         """The names of what it is made of."""
@@ -72,6 +83,10 @@ class Recipe(BaseModel):
     def needs(self, stage: str) -> set[str]:
         """The stages whose output it reads."""
         return self.stages[stage].references() & set(self.stages)
+
+    def measured_by(self, stage: str) -> set[str]:
+        """The stages against whose figures its gate is held."""
+        return {bound.of for bound in self.stages[stage].gate.values()}
 
     def after(self, stage: str) -> list[str]:
         """The stage, and all that are made of what it leaves, in order."""
@@ -132,22 +147,40 @@ def _check(file: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{file}: {', '.join(sorted(both))}: named both as an input and as a stage")
     known = [*recipe.inputs, *recipe.stages]
     for name in known:
-        if not _NAME.fullmatch(name) or name == OUT:
-            raise RecipeError(f"{file}: {name!r} is no name: letters, digits, _ and -, a letter first, and not {OUT!r}")
+        if not _NAME.fullmatch(name) or name in (OUT, ASIDE):
+            raise RecipeError(
+                f"{file}: {name!r} is no name: letters, digits, _ and -, a letter first, and not {OUT!r} or {ASIDE!r}"
+            )
     for name, stage in recipe.stages.items():
         where = f"{file}: stages.{name}"
         if stage.verb not in VERBS:
             raise RecipeError(f"{where}.verb: {_unknown(stage.verb, list(VERBS))}")
+        verb = VERBS[stage.verb]
         if stage.verb == "command" and OUT not in _references(stage.arguments):
             raise RecipeError(f"{where}.arguments: must name ${{{OUT}}}, where the command leaves what it makes")
-        if (stage.verb == "command") != (stage.output is not None):
-            raise RecipeError(f"{where}.output: a command says how what it leaves is called, and no other verb does")
+        if (not verb.output) != (stage.output is not None):
+            raise RecipeError(
+                f"{where}.output: a command or an export says how what it leaves is called, and no other verb does"
+            )
         if stage.verb == "command" and (stage.settings or stage.options):
             raise RecipeError(f"{where}: a command has `arguments` alone: no settings and no options")
+        if verb.has_settings != bool(stage.settings):
+            raise RecipeError(f"{where}.settings: {stage.verb} {'needs some' if verb.has_settings else 'has none'}")
         for reference in stage.references() - set(known):
             raise RecipeError(f"{where}: ${{{reference}}}: {_unknown(reference, known)}")
+        _check_gate(where, recipe, stage)
     for reference in set(_references(recipe.evaluation or {})) - set(known):
         raise RecipeError(f"{file}: evaluation: ${{{reference}}}: {_unknown(reference, known)}")
+
+
+def _check_gate(where: str, recipe: Recipe, stage: Stage) -> None:
+    asked = [name for name, one in recipe.stages.items() if VERBS[one.verb].leaves is Leaves.POLICY]
+    asked = asked if recipe.evaluation is not None else []
+    if stage.gate and not (recipe.evaluation is not None and VERBS[stage.verb].leaves is Leaves.POLICY):
+        raise RecipeError(f"{where}.gate: needs a verb that makes a policy, and the recipe's `evaluation`")
+    for figure, bound in stage.gate.items():
+        if bound.of not in asked:
+            raise RecipeError(f"{where}.gate.{figure}.of: {_unknown(bound.of, asked)}")
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -160,7 +193,10 @@ def _order(file: Path, recipe: Recipe) -> list[str]:
     # A policy is asked as soon as there is one, so what the questions are made of comes first.
     first = set(_references(recipe.evaluation or {})) & set(recipe.stages)
     first |= {need for name in first for need in recipe.needs(name)}
-    graph = {name: recipe.needs(name) | (first if name not in first else set()) for name in recipe.stages}
+    graph = {
+        name: recipe.needs(name) | recipe.measured_by(name) | (first if name not in first else set())
+        for name in recipe.stages
+    }
     sorter = TopologicalSorter(graph)
     try:
         sorter.prepare()

@@ -1,7 +1,8 @@
 """Runs a recipe, stage after stage. Each stage is a process of its own, which ends with all its memory and actors.
 
 A stage is done when its record is written, which is the last thing that happens to it. So a run that was killed goes
-on at the stage that it was in; one that trains goes on from its newest checkpoint.
+on at the stage that it was in; one that trains goes on from its newest checkpoint. Then its policy is asked the
+recipe's questions, which has a record of its own.
 """
 
 from __future__ import annotations
@@ -16,42 +17,41 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from rlvr.distill.pipeline.identity import differences, hash_of, identity_of
-from rlvr.distill.pipeline.ledger import Record, StageFolder
-from rlvr.distill.pipeline.recipe import OUT, Recipe, RecipeError, filled
+from rlvr.checkpoint import latest_checkpoint
+from rlvr.distill.pipeline.checks import check_stages
+from rlvr.distill.pipeline.cost import gpus_held
+from rlvr.distill.pipeline.identity import differences, evaluation_identity, hash_of, identity_of
+from rlvr.distill.pipeline.ledger import Evaluation, Record
+from rlvr.distill.pipeline.place import Place, evaluation_command
+from rlvr.distill.pipeline.recipe import RecipeError
+from rlvr.distill.pipeline.regression_gate import hold
 from rlvr.distill.pipeline.verbs import VERBS, Leaves
 from rlvr.files import replacing
+from rlvr.metrics import read_metrics
+from rlvr.readable import duration
+from rlvr.run_folder import RunFolder
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A recipe and the folder in which it runs."""
+class Finished:
+    """A stage that is done, and what its policy answered; None where it leaves no policy or nothing is asked."""
 
-    recipe: Recipe
-    folder: Path
-
-    def stage(self, name: str) -> StageFolder:
-        return StageFolder(self.folder / name)
-
-    def output(self, name: str) -> Path:
-        """The path that `${name}` stands for."""
-        if name in self.recipe.inputs:
-            return self.recipe.inputs[name]
-        stage = self.recipe.stages[name]
-        return self.stage(name).path / (stage.output or VERBS[stage.verb].output)
+    record: Record
+    evaluation: Evaluation | None
 
 
-def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Record]:
+def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Finished]:
     """Run what is not done. `start` (--from) puts aside a stage and all that is made of it, and runs them anew.
 
-    Raises RecipeError: for a stage that was run as another one than it is now, and for one that fails.
+    Raises RecipeError: for what is wrong in any stage, before the first is run; for a stage that was run as another
+    one than it is now; for one that fails; and for one that does not hold its gate.
     """
+    check_stages(place)
     place.folder.mkdir(parents=True, exist_ok=True)
     with _locked(place.folder):
         if start is not None:
@@ -59,19 +59,24 @@ def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Record]:
         with replacing(place.folder / "recipe.yaml") as partial:
             partial.write_text(yaml.safe_dump(place.recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         hashes = {name: hash_of(path) for name, path in place.recipe.inputs.items()}
-        records = []
+        finished: dict[str, Finished] = {}
         for number, name in enumerate(place.recipe.stages, start=1):
             head = f"[{number}/{len(place.recipe.stages)}] {name}"
             record = done_before(place, name, hashes)
             if record is None:
                 record = _run_stage(place, name, hashes, head, tell)
+                tell(f"{head}: done in {duration(record.seconds)}")
             else:
                 tell(f"{head}: done before")
-            if "evaluation/pass@1" in record.metrics:
-                tell(f"{head}: accuracy {record.metrics['evaluation/pass@1']:.3f}")
             hashes[name] = record.output_hash
-            records.append(record)
-        return records
+            evaluation = _evaluation(place, record, hashes, head, tell)
+            finished[name] = Finished(record, evaluation)
+            if evaluation is not None:
+                tell(f"{head}: " + ", ".join(f"{key} {value:.3f}" for key, value in evaluation.accuracies().items()))
+                others = {other: done.evaluation for other, done in finished.items()}
+                for line in hold(name, place.recipe.stages[name].gate, evaluation, others):
+                    tell(f"{head}: {line}")
+        return list(finished.values())
 
 
 def done_before(place: Place, name: str, hashes: Mapping[str, str]) -> Record | None:
@@ -97,79 +102,59 @@ def _run_stage(place: Place, name: str, hashes: Mapping[str, str], head: str, te
     verb, identity = VERBS[stage.verb], identity_of(stage, hashes)
     if folder.begun() not in (None, identity):
         tell(f"{head}: was begun as another one; what that left is now in {folder.put_aside()}")
-    resume = verb.resumes and any(folder.run.glob("checkpoints/step-*"))
-    if not resume:
+    checkpoint = latest_checkpoint(folder.run / "checkpoints") if verb.resumes else None
+    if checkpoint is None:
         folder.clear()
     folder.begin(identity)
-    tell(f"{head}: {stage.verb}{', from its newest checkpoint' if resume else ''}")
+    if checkpoint is None and stage.settings:
+        folder.write_config(place.settings(name))
+    tell(f"{head}: {stage.verb}" + (f", from its checkpoint of step {checkpoint.state.step}" if checkpoint else ""))
+    before_s = 0.0 if checkpoint is None else _seconds_until(RunFolder(folder.run), checkpoint.state.step)
     started = time.monotonic()
-    _run_process(name, words_of(place, name, resume=resume), folder.log)
+    _run_process(name, place.command(name, resume=checkpoint is not None), folder.log)
     output = place.output(name)
     if not output.exists():
         raise RecipeError(f"stage {name} ended without an error, but left nothing at {output}")
-    metrics = _evaluate(place, name, output, tell) if verb.leaves is Leaves.POLICY else {}
     record = Record(
         stage=name,
         identity=identity,
         output=str(output.relative_to(place.folder)),
         output_hash=hash_of(output),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(before_s + time.monotonic() - started, 1),
+        gpus=gpus_held(place, name),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        metrics=metrics,
     )
     folder.write_record(record)
     return record
 
 
-def words_of(place: Place, name: str, *, resume: bool = False) -> list[str]:
-    """The command line of a stage. Writes its config where the stage has settings."""
-    stage, folder = place.recipe.stages[name], place.stage(name)
-    verb = VERBS[stage.verb]
-
-    def path_of(reference: str) -> str:
-        return str(place.output(name if reference == OUT else reference))
-
-    arguments = [str(word) for word in filled(stage.arguments, path_of)]
-    if not verb.words:  # a command; `python` is the one that runs this
-        return [sys.executable, *arguments[1:]] if arguments[0] == "python" else arguments
-    where = [word.format(folder=folder.path) for word in verb.place]
-    words = [sys.executable, "-m", "rlvr.cli", *verb.words]
-    if resume:
-        return [*words, "--resume", *where]
-    if stage.settings:
-        _write_config(folder, filled(stage.settings, path_of))
-        words.append(str(folder.config))
-    return [*words, *arguments, *where, *_options(filled(stage.options, path_of))]
+def _seconds_until(run: RunFolder, step: int) -> float:
+    """What a run that was interrupted took up to the step that it goes on from."""
+    return max((record.wall_s for record in read_metrics(run.metrics) if record.step <= step), default=0.0)
 
 
-def _evaluate(place: Place, name: str, policy: Path, tell: Tell) -> dict[str, float]:
-    """The answers of a policy to the recipe's questions, counted."""
-    if place.recipe.evaluation is None:
-        return {}
-    folder = StageFolder(place.stage(name).path / "evaluation")
-    folder.path.mkdir(exist_ok=True)
-    settings = filled(place.recipe.evaluation, lambda reference: str(place.output(reference)))
-    _write_config(folder, settings | {"model": str(policy)})
+def _evaluation(place: Place, record: Record, hashes: Mapping[str, str], head: str, tell: Tell) -> Evaluation | None:
+    """What a stage's policy answers; asked again only where the policy or the questions are others than they were."""
+    name, leaves = record.stage, VERBS[place.recipe.stages[record.stage].verb].leaves
+    if leaves is Leaves.METRICS:
+        return Evaluation({}, json.loads(place.output(name).read_text(encoding="utf-8")), record.seconds)
+    if leaves is not Leaves.POLICY or place.recipe.evaluation is None:
+        return None
+    identity = evaluation_identity(place.recipe.evaluation, hashes, record.output_hash)
+    before = place.stage(name).evaluated()
+    if before is not None and before.identity == identity:
+        return before
+    tell(f"{head}: asking its policy" + (" again: the questions are others than they were" if before else ""))
+    folder = place.stage(name).evaluation
+    folder.clear()
+    folder.write_config(place.evaluation(place.output(name)))
     result = folder.path / "metrics.json"
-    words = [sys.executable, "-m", "rlvr.cli", "eval", str(folder.config), "--json", str(result)]
-    _run_process(f"{name} (evaluation)", words, folder.log)
-    metrics: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
-    return metrics
-
-
-def _write_config(folder: StageFolder, settings: Mapping[str, Any]) -> None:
-    with replacing(folder.config) as partial:
-        partial.write_text(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _options(options: Mapping[str, Any]) -> list[str]:
-    """`{n: 4, tag: [a, b], tail: true}` as `--n 4 --tag a --tag b --tail`."""
-    words: list[str] = []
-    for key, value in options.items():
-        flag = "--" + key.replace("_", "-")
-        for one in value if isinstance(value, list) else [value]:
-            words += [flag] if one is True else [] if one is False else [flag, str(one)]
-    return words
+    started = time.monotonic()
+    _run_process(f"{name} (evaluation)", evaluation_command(folder, result), folder.log)
+    metrics = json.loads(result.read_text(encoding="utf-8"))
+    evaluation = Evaluation(identity, metrics, round(time.monotonic() - started, 1))
+    place.stage(name).write_evaluation(evaluation)
+    return evaluation
 
 
 def _run_process(what: str, words: list[str], log: Path) -> None:

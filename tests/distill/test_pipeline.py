@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlvr.distill.pipeline.dry_run import State, cost_of, outlook
-from rlvr.distill.pipeline.recipe import RecipeError, read_recipe
-from rlvr.distill.pipeline.runner import Place, run_recipe, words_of
+from rlvr.distill.pipeline.cost import bounds
+from rlvr.distill.pipeline.dry_run import State, outlook
+from rlvr.distill.pipeline.ledger import Evaluation
+from rlvr.distill.pipeline.place import Place
+from rlvr.distill.pipeline.recipe import Bound, RecipeError, read_recipe
+from rlvr.distill.pipeline.regression_gate import hold
+from rlvr.distill.pipeline.runner import run_recipe
 
 # Appends its name to a file, so that a test can count how often it ran; then writes the upper-cased input.
 PROGRAM = """
@@ -194,32 +198,68 @@ def test_dry_run_tells_states_and_runs_nothing(tmp_path: Path) -> None:
     assert [stage.state for stage in outlook(place)] == [State.CHANGED, State.TO_RUN, State.UNFINISHED]
 
 
+def stage_with(tmp_path: Path, stage: dict[str, object]) -> Place:
+    """A recipe of one stage, `s`, that may read the folder `x`."""
+    (tmp_path / "x").mkdir(exist_ok=True)
+    return Place(read_recipe(write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})), tmp_path)
+
+
+SETTINGS = {
+    "model": "${x}",
+    "data": "some/dataset",
+    "reward": "math_answer",
+    "steps": 10,
+    "rollout": {"groups_per_step": 4, "group_size": 8},
+    "sampling": {"max_new_tokens": 100},
+}
+
+
+TRAINS: dict[str, object] = {"verb": "train", "settings": SETTINGS | {"model": "m"}}
+
+
 def test_costs_are_bounds_from_the_settings(tmp_path: Path) -> None:
-    settings = {
-        "model": "${x}",
-        "data": "d",
-        "steps": 10,
-        "rollout": {"groups_per_step": 4, "group_size": 8},
-        "sampling": {"max_new_tokens": 100},
-    }
-    (tmp_path / "x").mkdir()
-    stage = {"verb": "train", "settings": settings}
-    file = write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})
-    assert cost_of(read_recipe(file), "s") == "10 steps, 320 trained answers, at most 32,000 tokens of them"
-    settings["lerner"] = {}
-    with pytest.raises(RecipeError, match=r"stage s: .*\n.*lerner: no such setting; did you mean learner"):
-        cost_of(read_recipe(write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})), "s")
+    place = stage_with(tmp_path, {"verb": "train", "settings": SETTINGS})
+    assert bounds(place, "s") == "10 steps, 320 trained answers, at most 32,000 tokens of them"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": SETTINGS | {"lerner": {}}}, r"stages.s: .*\n.*lerner: no such setting; did you mean learner"),
+        ({"settings": SETTINGS | {"reward": "math_anser"}}, "stages.s: no reward named 'math_anser'. Did you mean"),
+        ({"settings": SETTINGS | {"reward": [{"use": "format", "arguments": {"n": 1}}]}}, "stages.s: reward format"),
+        ({"settings": SETTINGS | {"data": "nowhere.jsonl"}}, "stages.s: data.path: no file at nowhere.jsonl"),
+        ({"settings": SETTINGS | {"env": "nothing"}}, "stages.s: no env named 'nothing'"),
+        ({"verb": "distill opd", "options": {"techer": "${x}"}}, r"stages.s: rlvr distill opd: No such option.*techer"),
+        ({"verb": "distill sample", "options": {"n": 4}}, r"stages.s: rlvr distill sample: Missing option.*teacher"),
+        ({"verb": "distill sample", "options": {"teacher": "${x}", "n": "four"}}, "stages.s: .*--n.*integer"),
+        ({"verb": "distill opd", "options": {"teacher": "tencent/hunyuan-large"}}, r"stages.s: tencent.*licence"),
+    ],
+)
+def test_a_fault_of_any_stage_is_told_before_the_first_runs(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    place = stage_with(tmp_path, {"verb": "train", "settings": SETTINGS} | change)
+    with pytest.raises(RecipeError, match=message):
+        outlook(place)
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(place, None, print)
+    assert not place.stage("s").path.exists()
 
 
 def test_a_stage_that_trains_is_a_command_line_with_a_config(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    stage = {"verb": "train", "settings": {"model": "${x}"}, "options": {}}
-    place = Place(read_recipe(write(tmp_path, {"name": "n", "inputs": {"x": "x"}, "stages": {"s": stage}})), tmp_path)
-    (tmp_path / "s").mkdir()
+    place = stage_with(tmp_path, {"verb": "train", "settings": {"model": "${x}"}})
     config = tmp_path / "s" / "config.yaml"
-    assert words_of(place, "s")[1:] == ["-m", "rlvr.cli", "train", str(config), f"run_dir={tmp_path}/s/run"]
-    assert yaml.safe_load(config.read_text()) == {"model": str(tmp_path / "x")}
-    assert words_of(place, "s", resume=True)[-2:] == ["--resume", f"run_dir={tmp_path}/s/run"]
+    assert place.command("s")[1:] == ["-m", "rlvr.cli", "train", str(config), f"run_dir={tmp_path}/s/run"]
+    assert place.settings("s") == {"model": str(tmp_path / "x")}
+    assert place.command("s", resume=True)[-2:] == ["--resume", f"run_dir={tmp_path}/s/run"]
+
+
+def test_an_export_is_called_as_its_stage_says(tmp_path: Path) -> None:
+    place = stage_with(tmp_path, {"verb": "distill export", "arguments": ["${x}"], "output": "Llama-of-Mine"})
+    named = tmp_path / "s" / "Llama-of-Mine"
+    assert place.command("s")[1:] == ["-m", "rlvr.cli", "distill", "export", str(tmp_path / "x"), str(named)]
+    assert place.output("s") == named
 
 
 @pytest.mark.parametrize(
@@ -234,7 +274,18 @@ def test_a_stage_that_trains_is_a_command_line_with_a_config(tmp_path: Path) -> 
             "a command has `arguments` alone",
         ),
         ({"stages": {"out": {"verb": "train"}}}, "'out' is no name"),
-        ({"stages": {"a": {"verb": "command", "arguments": ["cp", "${out}"]}}}, "a.output: a command says"),
+        ({"stages": {"a": TRAINS | {"gate": {"pass@1": {"of": "a"}}}}}, "a.gate: needs .* the recipe's `evaluation`"),
+        (
+            {"evaluation": {"data": "d"}, "stages": {"a": TRAINS | {"gate": {"pass@1": {"of": "b"}}}}},
+            "a.gate.pass@1.of: no 'b'",
+        ),
+        (
+            {"stages": {"a": {"verb": "command", "arguments": ["cp", "${out}"]}}},
+            "a.output: a command or an export says",
+        ),
+        ({"stages": {"a": {"verb": "train"}}}, "a.settings: train needs some"),
+        ({"stages": {"a": {"verb": "distill merge", "settings": {"steps": 1}}}}, "a.settings: distill merge has none"),
+        ({"stages": {"replaced": {"verb": "train"}}}, "'replaced' is no name"),
         ({"inputs": {"a": "nowhere"}, "stages": {"b": {"verb": "train"}}}, "inputs.a: there is nothing at"),
         ({"stages": {"a": {"verb": "train", "setings": {}}}}, "stages.a.setings: Extra inputs"),
         (
@@ -279,7 +330,45 @@ def test_each_policy_is_asked_the_recipes_questions(tmp_path: Path) -> None:
     }
     write(tmp_path, tree)
     told = run(tmp_path)
-    record = json.loads((tmp_path / "out" / "reason" / "stage.json").read_text())
-    assert record["metrics"]["evaluation/tasks"] == 16
-    assert told[-1] == f"[1/1] reason: accuracy {record['metrics']['evaluation/pass@1']:.3f}"
+    metrics = json.loads((tmp_path / "out" / "reason" / "evaluation" / "metrics.json").read_text())
+    assert metrics["evaluation/tasks"] == 16
+    assert told[-1] == f"[1/1] reason: accuracy {metrics['evaluation/pass@1']:.3f}"
     assert (tmp_path / "out" / "reason" / "run" / "policy" / "model.safetensors").is_file()
+    record = (tmp_path / "out" / "reason" / "stage.json").read_bytes()
+    assert run(tmp_path) == ["[1/1] reason: done before", told[-1]]
+
+    # Other questions are asked again, and nothing is trained again.
+    write_jsonl(tmp_path / "asked.jsonl", Split.HELD_OUT, 8, 1)
+    told = run(tmp_path)
+    assert told[:2] == [
+        "[1/1] reason: done before",
+        "[1/1] reason: asking its policy again: the questions are others than they were",
+    ]
+    metrics = json.loads((tmp_path / "out" / "reason" / "evaluation" / "metrics.json").read_text())
+    assert metrics["evaluation/tasks"] == 8
+    assert (tmp_path / "out" / "reason" / "stage.json").read_bytes() == record
+
+
+def found(**accuracies: float) -> Evaluation:
+    """An evaluation with an accuracy for each verifier."""
+    of = {f"evaluation/accuracy/{name}": value for name, value in accuracies.items()}
+    return Evaluation({}, {"evaluation/pass@1": sum(accuracies.values()) / len(accuracies)} | of, 1.0)
+
+
+def test_a_gate_holds_each_figure_against_the_stage_that_it_names() -> None:
+    gate = {"accuracy/math": Bound(of="m", within=0.02), "accuracy/code": Bound(of="c", within=0.1)}
+    others = {"m": found(math=0.9, code=0.1), "c": found(math=0.1, code=0.8)}
+    held = hold("student", gate, found(math=0.89, code=0.71), others)
+    assert held == [
+        "gate held: accuracy/math 0.890, and m less 0.02 is 0.880",
+        "gate held: accuracy/code 0.710, and c less 0.1 is 0.700",
+    ]
+    with pytest.raises(
+        RecipeError, match=r"student does not hold its gate.*\n  - accuracy/code 0.690, and c less 0.1"
+    ) as e:
+        hold("student", gate, found(math=0.89, code=0.69), others)
+    assert "accuracy/math 0.890" not in str(e.value)
+    with pytest.raises(
+        RecipeError, match="the evaluation of m has no 'accuracy/maths'; it has accuracy/code, accuracy/math"
+    ):
+        hold("student", {"accuracy/maths": Bound(of="m")}, found(maths=1), others)

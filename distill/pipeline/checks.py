@@ -1,0 +1,119 @@
+"""All that can be known of a recipe's stages before one is run: the last should not fail after days of the others.
+
+Nothing is asked of the network: that a model or dataset of the hub is there is not checked, and `on_trust` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from rlvr.config import Config
+from rlvr.config_loading import ConfigError
+from rlvr.distill.gate import Gate
+from rlvr.distill.licence import LicenceRefused
+from rlvr.distill.opd import teacher_word
+from rlvr.distill.pipeline.place import Place
+from rlvr.distill.pipeline.recipe import REFERENCE, RecipeError
+from rlvr.distill.pipeline.verbs import VERBS, Verb
+from rlvr.distill.teachers import TeacherError
+from rlvr.plugins import PluginError
+from rlvr.prepare import PreparationError, load_env, load_reward
+
+# Of click's errors, typer shows this one to the outside; its base is that of all wrong words.
+_WrongWords = typer.BadParameter.__bases__[0]
+_FILE_ENDINGS = (".jsonl", ".json", ".parquet")
+
+
+def check_stages(place: Place) -> None:
+    """Raises RecipeError with everything that is wrong in settings, options, names and licences of teachers."""
+    wrong = [f"stages.{name}: {line}" for name in place.recipe.stages for line in _stage_faults(place, name)]
+    if place.recipe.evaluation is not None:
+        wrong += [f"evaluation: {line}" for line in _settings_faults(place.evaluation_config)]
+    if wrong:
+        raise RecipeError("the recipe cannot be run:\n" + "\n".join(f"  - {line}" for line in wrong))
+
+
+def on_trust(place: Place) -> list[str]:
+    """Models, datasets and teachers that are named and neither here nor made by a stage. Of a checked recipe."""
+    made = [str(place.output(name)) for name in [*place.recipe.inputs, *place.recipe.stages]]
+    named: list[str] = []
+    for name in place.recipe.stages:
+        if VERBS[place.recipe.stages[name].verb].has_settings:
+            named += _names_in(place.config(name))
+        named += [teacher_word(word).name for word in _teachers(place, name)]
+    if place.recipe.evaluation is not None:
+        named += _names_in(place.evaluation_config())[1:]  # its model is a policy that a stage makes
+    return [one for one in dict.fromkeys(named) if not one.startswith(tuple(made)) and not Path(one).exists()]
+
+
+def _stage_faults(place: Place, name: str) -> Iterable[str]:
+    verb = VERBS[place.recipe.stages[name].verb]
+    if verb.has_settings:
+        yield from _settings_faults(lambda: place.config(name))
+    if verb.words:
+        yield from _word_faults(verb, place.words_after_verb(name))
+        yield from _licence_faults(place, name)
+
+
+def _settings_faults(read: Callable[[], Config]) -> Iterable[str]:
+    try:
+        config = read()
+    except ConfigError as error:
+        yield str(error)
+        return
+    data = [config.data, *([config.evaluation.data] if config.evaluation.data else [])]
+    for one in data:
+        if one.path.endswith(_FILE_ENDINGS) and not Path(one.path).is_absolute() and not Path(one.path).is_file():
+            yield f"data.path: no file at {one.path} (looked from {Path.cwd()}); a recipe names its files in `inputs`"
+    for spec in config.reward.functions:
+        try:
+            load_reward(spec)
+        except (PluginError, PreparationError) as error:
+            yield str(error)
+    try:
+        load_env(config.env)
+    except (PluginError, PreparationError) as error:
+        yield str(error)
+
+
+def _word_faults(verb: Verb, words: list[str]) -> Iterable[str]:
+    """As the command line itself would say."""
+    from rlvr.cli import app
+
+    command: Any = typer.main.get_command(app)
+    for word in verb.words:
+        command = command.commands[word]
+    try:
+        command.make_context(" ".join(verb.words), [*words])
+    except _WrongWords as error:
+        yield f"rlvr {' '.join(verb.words)}: {error.format_message()}"
+
+
+def _licence_faults(place: Place, name: str) -> Iterable[str]:
+    """Of teachers that no stage makes; the licences of those that a stage makes follow from theirs."""
+    options = {key.replace("_", "-"): value for key, value in place.recipe.stages[name].options.items()}
+    gate = Gate(
+        options.get("use", "commercial"), _listed(options.get("license")), _listed(options.get("accept-license"))
+    )
+    try:
+        gate.check([teacher_word(word).name for word in _teachers(place, name)])
+    except (LicenceRefused, TeacherError) as error:
+        yield str(error)
+
+
+def _teachers(place: Place, name: str) -> list[str]:
+    """The words of a stage's option `teacher` that name none of the recipe's own."""
+    words = _listed(place.recipe.stages[name].options.get("teacher"))
+    return [word for word in words if not REFERENCE.search(word)]
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [str(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _names_in(config: Config) -> list[str]:
+    return [config.model.name, config.data.path, *([config.evaluation.data.path] if config.evaluation.data else [])]

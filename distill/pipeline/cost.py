@@ -1,0 +1,105 @@
+"""What a stage costs: bounds from its settings, an estimate for a kind of GPU, and the GPUs that it holds."""
+
+from __future__ import annotations
+
+from rlvr.architecture.catalog import ModelNotFound, find_model
+from rlvr.architecture.facts import Architecture, UnknownArchitecture
+from rlvr.config import Config
+from rlvr.distill.pipeline.place import Place
+from rlvr.distill.pipeline.recipe import REFERENCE, Stage
+from rlvr.distill.pipeline.verbs import VERBS
+from rlvr.plan.accelerators import Accelerator
+from rlvr.plan.estimate import configured_split, estimate
+from rlvr.plan.workload import workload
+from rlvr.readable import number
+
+
+def bounds(place: Place, name: str) -> str:
+    """What the settings say of a stage's size, at most; empty for one that has none."""
+    stage = place.recipe.stages[name]
+    if not VERBS[stage.verb].has_settings:
+        return ""
+    config = place.config(name)
+    steps = f"{config.steps:,} steps"
+    answers = config.rollout.groups_per_step * config.rollout.group_size
+    tokens = config.sampling.max_new_tokens
+    asked = f"at most {config.data.limit:,} tasks" if config.data.limit else "each task"
+    match stage.verb:
+        case "sft":
+            size = f"{config.sft.rows_per_step:,} examples"
+            return (
+                f"{config.sft.epochs:g} passes over the data, {size} a step"
+                if config.sft.epochs
+                else f"{steps} of {size}"
+            )
+        case "distill sft" | "distill logits":
+            return f"{steps} of {answers:,} given answers"
+        case "distill sample":
+            n = stage.options.get("n", 8)
+            return f"{n} answers to {asked}, each of at most {tokens:,} tokens"
+        case "distill capture":
+            return "a teacher reads each token of the rows once"
+        case "eval":
+            samples = config.evaluation.samples
+            return f"{samples} answer{'s' * (samples > 1)} to {asked}, each of at most {tokens:,} tokens"
+        case _:
+            trained = config.steps * answers
+            read = ", each read by a teacher" if stage.verb == "distill opd" else ""
+            return f"{steps}, {trained:,} trained answers, at most {trained * tokens:,} tokens of them{read}"
+
+
+def gpu_hours(place: Place, name: str, gpu: Accelerator) -> str:
+    """GPU-hours of a stage of reinforcement learning or on-policy distillation, as `rlvr plan` estimates its steps.
+
+    Start, evaluations, groups that are sampled again and teachers are left out. Empty where nothing can be said: for
+    other verbs, and for a model whose facts are not here.
+    """
+    architecture = _architecture(place, f"${{{name}}}")
+    if architecture is None or place.recipe.stages[name].verb not in ("train", "distill opd"):
+        return ""
+    config = place.config(name)
+    gpus = _wanted(config)
+    made = estimate(config, architecture, gpu, configured_split(config, gpus), workload(config))
+    if not made.fits:
+        return f"does not fit {gpus} {gpu.name}: {made.problems[0]}"
+    return f"about {number(config.steps * made.step_s * gpus / 3600)} GPU-hours on {gpus} {gpu.name}"
+
+
+def gpus_held(place: Place, name: str) -> int:
+    """GPUs that a stage holds while it runs, 0 on a processor. A served teacher's are its server's."""
+    verb = place.recipe.stages[name].verb
+    if not VERBS[verb].has_settings:
+        return 0
+    import torch
+
+    config = place.config(name)
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if verb in ("sft", "distill sample", "distill capture"):  # in their own process
+        return min(1, here)
+    return configured_split(config, here).used if config.cluster.address == "local" else _wanted(config)
+
+
+def _wanted(config: Config) -> int:
+    """GPUs of a run's roles, each with its own."""
+    return config.learner.ranks + config.generator.count * config.generator.tensor_parallel
+
+
+def _architecture(place: Place, model: str) -> Architecture | None:
+    """Of a model by name, or of what a policy was first made from; None where its facts are not here."""
+    reference = REFERENCE.fullmatch(model)
+    if reference is not None and reference[1] in place.recipe.stages:
+        before = _made_from(place.recipe.stages[reference[1]])
+        return None if before is None else _architecture(place, before)
+    try:
+        return find_model(str(place.output(reference[1])) if reference else model, ask_hub=False).architecture
+    except (ModelNotFound, UnknownArchitecture):
+        return None
+
+
+def _made_from(stage: Stage) -> str | None:
+    """The model of a stage's settings, as the recipe names it; of a merge the first."""
+    if not stage.settings:
+        return stage.arguments[0] if stage.arguments else None
+    model = stage.settings.get("model")
+    name = model.get("name") if isinstance(model, dict) else model
+    return None if name is None else str(name)

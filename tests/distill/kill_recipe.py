@@ -1,0 +1,175 @@
+"""Kills a recipe by SIGKILL in the middle of each stage in turn, and sees that it goes on and ends whole:
+
+    python tests/distill/kill_recipe.py examples/recipes/r1-tiny.yaml --folder runs/killed
+
+Each kill is of the command's whole process group. What the group leaves behind becomes a child of this program, so no
+process can hide: all must be gone within GONE_WITHIN_S. Then the next run goes on, and is killed in the next stage.
+What is printed at the end is what was seen; the exit code is 1 where anything was not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlvr.distill.pipeline.identity import hash_of
+from rlvr.distill.pipeline.place import Place
+from rlvr.distill.pipeline.recipe import read_recipe
+from rlvr.distill.pipeline.verbs import VERBS
+from rlvr.metrics import read_metrics
+from rlvr.run_folder import RunFolder
+
+_PR_SET_CHILD_SUBREAPER = 36
+GONE_WITHIN_S = 30.0
+STAGE_WITHIN_S = 600.0
+A_MOMENT_S = 3.0  # into a stage that has no steps
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What was seen of one: where it hit, the seconds until no process was left, and what was wrong."""
+
+    stage: str
+    hit: str
+    gone_s: float
+    faults: tuple[str, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--folder", type=Path, required=True, help="a new one")
+    parser.add_argument("--stages", nargs="*", help="those in which it is killed; unset: all")
+    given = parser.parse_args()
+    if given.folder.exists():
+        sys.exit(f"{given.folder} is there already: name a new folder")
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit("prctl(PR_SET_CHILD_SUBREAPER) failed")
+    place = Place(read_recipe(given.recipe), given.folder.resolve())
+    stages = given.stages or list(place.recipe.stages)
+    words = [sys.executable, "-m", "rlvr.cli", "pipeline", "run", str(given.recipe), "--folder", str(place.folder)]
+    kills = [kill_in(stage, place, words) for stage in stages]
+    faults = [f"killed in {kill.stage}: {fault}" for kill in kills for fault in kill.faults]
+    faults += run_to_the_end(place, words)
+    print(f"{'killed in':24} {'where':44} nothing left after")
+    for kill in kills:
+        print(f"{kill.stage:24} {kill.hit:44} {kill.gone_s:.1f} s")
+    for fault in faults:
+        print(f"FAULT: {fault}")
+    sys.exit(1 if faults else 0)
+
+
+def kill_in(stage: str, place: Place, words: list[str]) -> Kill:
+    """One run, killed in the middle of `stage`."""
+    before = records(place)
+    with (place.folder.parent / f"{place.folder.name}.log").open("ab") as log:
+        command = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        hit = wait_for_the_middle(stage, place, command)
+        faults = [] if command.poll() is None else [f"the command had ended with {command.returncode}; see {log.name}"]
+        if not faults:
+            os.killpg(command.pid, signal.SIGKILL)
+        command.wait()
+    gone_s, left = wait_for_descendants()
+    faults += [f"still there after {gone_s:.0f} s: {process}" for process in left]
+    faults += [f"{name} was run again" for name, record in before.items() if records(place).get(name) != record]
+    return Kill(stage, hit, gone_s, tuple(faults))
+
+
+def wait_for_the_middle(stage: str, place: Place, command: subprocess.Popen[bytes]) -> str:
+    """Until the stage has begun: where it has checkpoints, until a step after the first; else for a moment."""
+    folder = place.stage(stage)
+    deadline = time.monotonic() + STAGE_WITHIN_S
+    has_steps = VERBS[place.recipe.stages[stage].verb].trains
+    begun_at: float | None = None
+    while command.poll() is None and time.monotonic() < deadline:
+        if (folder.path / "stage.json").is_file():
+            return "it had just ended"
+        if begun_at is None and (folder.path / "begun.json").is_file():
+            begun_at = time.monotonic()
+        step, checkpoint = steps_of(RunFolder(folder.run)) if has_steps else (0, 0)
+        if checkpoint and step > checkpoint:
+            return f"after step {step}, checkpoint of {checkpoint}"
+        if not has_steps and begun_at is not None and time.monotonic() - begun_at > A_MOMENT_S:
+            return f"{A_MOMENT_S:g} s after its start"
+        time.sleep(0.02)
+    return "nowhere"
+
+
+def steps_of(run: RunFolder) -> tuple[int, int]:
+    """The last step that was told, and that of the newest whole checkpoint; 0 for none."""
+    steps = [record.step for record in read_metrics(run.metrics)] if run.metrics.is_file() else []
+    whole = [int(path.name.partition("-")[2]) for path in run.checkpoints.glob("step-*") if path.suffix == ""]
+    return max(steps, default=0), max(whole, default=0)
+
+
+def run_to_the_end(place: Place, words: list[str]) -> list[str]:
+    """Not killed any more. What is wrong with the whole."""
+    before = records(place)
+    ended = subprocess.run(words, stdout=sys.stdout, stderr=subprocess.STDOUT)
+    if ended.returncode != 0:
+        return [f"the last run ended with {ended.returncode}"]
+    faults = [f"{name} was run again" for name, record in before.items() if records(place)[name] != record]
+    for name, stage in place.recipe.stages.items():
+        record = place.stage(name).record()
+        if record is None or hash_of(place.output(name)) != record.output_hash:
+            faults.append(f"{name} is not whole")
+        metrics = RunFolder(place.stage(name).run).metrics
+        if VERBS[stage.verb].trains and metrics.is_file():
+            told = Counter(line.step for line in read_metrics(metrics) if "learner/grad_norm" in line.values)
+            wanted = place.config(name).steps
+            if told != Counter(range(1, wanted + 1)):
+                faults.append(f"{name}: steps were told {dict(told)}, expected each of 1 to {wanted} once")
+    _, left = wait_for_descendants()
+    return faults + [f"still there after the end: {process}" for process in left]
+
+
+def records(place: Place) -> dict[str, bytes]:
+    """Of the stages that are done, as they are on disk."""
+    files = {name: place.stage(name).path / "stage.json" for name in place.recipe.stages}
+    return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
+
+
+def wait_for_descendants() -> tuple[float, list[str]]:
+    """Seconds until this program has none, and those that are left after GONE_WITHIN_S, which are killed then."""
+    started = time.monotonic()
+    while (left := descendants()) and time.monotonic() - started < GONE_WITHIN_S:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return time.monotonic() - started, [f"{pid} {name}" for pid, name in left.items()]
+
+
+def descendants() -> dict[int, str]:
+    """Of this program, the dead ones collected: what they were called, by number."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                break
+        except ChildProcessError:
+            return {}
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+        if fields[0] != "Z":
+            parents[int(folder.name)], names[int(folder.name)] = int(fields[1]), words[:120]
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: names[pid] for pid in found - {os.getpid()}}
+
+
+if __name__ == "__main__":
+    main()
