@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -24,7 +24,7 @@ from rlvr.plugins import PluginError
 from rlvr.prepare import PreparationError, load_env, load_reward
 
 # Of click's errors, typer shows this one to the outside; its base is that of all wrong words.
-_WrongWords = typer.BadParameter.__bases__[0]
+_WrongWords = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 _FILE_ENDINGS = (".jsonl", ".json", ".parquet")
 
 
