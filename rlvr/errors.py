@@ -5,11 +5,11 @@ from __future__ import annotations
 from rlvr.architecture.catalog import ModelNotFound
 from rlvr.architecture.facts import UnknownArchitecture
 from rlvr.checkpoint import CheckpointError
-from rlvr.cluster import ClusterError
 from rlvr.config_loading import ConfigError
 from rlvr.data import DataError
 from rlvr.export import ExportError
 from rlvr.learn.own import AlgorithmError
+from rlvr.placement import ClusterError
 from rlvr.plan.planner import PlanError
 from rlvr.plugins import CommandError, PluginError
 from rlvr.prepare import PreparationError

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.api import run_coroutine, with_run_dir
-from rlvr.cluster import ClusterError
 from rlvr.config import Config
 from rlvr.config_loading import to_yaml
+from rlvr.placement import ClusterError
 
 _AGENT_START_S = 60.0
 

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NEIGHBOURS = ("rlvr.rewards", "rlvr.envs", "rlvr.distill", "rlvr.sandbox")
 BOTTOM = {"types", "config", "reward_function", "env", "workers", "worker_link", "worker_mother", "weights"}
-TRAINS = {"training", "supervised", "cluster", "api", "cli", "submit", "prepare", "evaluate_alone", "errors", "export"}
+PLACES = {"cluster", "actors", "learner_handle", "placement"}
+TRAINS = PLACES | {"training", "supervised", "api", "cli", "submit", "prepare", "evaluate_alone", "errors", "export"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def test_architecture_stands_alone_and_plan_knows_it_and_the_config() -> None:
 
 
 def test_only_those_who_place_roles_and_move_weights_know_ray() -> None:
-    allowed = {"rlvr/cluster.py", "rlvr/submit.py", "rlvr/weights.py", "rlvr/weight_transport.py"}
+    allowed = {"rlvr/cluster.py", "rlvr/actors.py", "rlvr/submit.py", "rlvr/weights.py", "rlvr/weight_transport.py"}
     imports = [i for path in files_of("rlvr", "rewards", "envs", "distill", "sandbox") for i in imports_of(path)]
     assert {i.file for i in imports if is_within(i.name, "ray")} <= allowed
     assert [i.file for i in imports if is_within(i.name, "ray") and i.at_top] == [], "imported when used, not before"

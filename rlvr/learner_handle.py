@@ -1,0 +1,75 @@
+"""The learner as the loop sees it, and the one that runs on a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rlvr.config import Config, Transport
+from rlvr.types import Row
+from rlvr.weights import WeightUpdate
+
+if TYPE_CHECKING:
+    from rlvr.learn.learner import LearnerInfo, LearnerReport
+
+
+class LearnerHandle(Protocol):
+    """The learner, wherever it runs."""
+
+    async def start(self) -> LearnerInfo: ...
+    async def train(self, rows: Sequence[Row]) -> LearnerReport: ...
+    async def publish(self) -> WeightUpdate: ...
+    async def save(self, folder: Path) -> None: ...
+    async def saved(self) -> None: ...
+    async def load(self, folder: Path, version: int | None = None) -> None: ...
+    async def export(self, folder: Path) -> None: ...
+
+
+class LearnerThread:
+    """A learner, alone or one rank of several, on threads of this process."""
+
+    def __init__(self, config: Config, weights_folder: Path, transport: Transport) -> None:
+        from rlvr.learn.learner import Learner
+
+        self._learner = Learner(config)
+        self._weights_folder = weights_folder
+        self._transport = transport
+
+    async def start(self) -> LearnerInfo:
+        return await asyncio.to_thread(self._learner.start)
+
+    async def train(self, rows: Sequence[Row]) -> LearnerReport:
+        return await asyncio.to_thread(self._learner.train, list(rows))
+
+    async def cross_entropy(self, rows: Sequence[Row]) -> float:
+        return await asyncio.to_thread(self._learner.cross_entropy, rows)
+
+    async def publish(self) -> WeightUpdate | None:
+        return await asyncio.to_thread(self._learner.publish, self._weights_folder, self._transport)
+
+    async def save(self, folder: Path) -> None:
+        await asyncio.to_thread(self._learner.save, folder)
+
+    async def saved(self) -> None:
+        await asyncio.to_thread(self._learner.saved)
+
+    async def load(self, folder: Path, version: int | None = None) -> None:
+        await asyncio.to_thread(self._learner.load, folder, version)
+
+    async def export(self, folder: Path) -> None:
+        await asyncio.to_thread(self._learner.export, folder)
+
+
+class LocalLearner(LearnerThread):
+    """A learner alone, in the process of the loop."""
+
+    async def publish(self) -> WeightUpdate:
+        return of_first_rank(await super().publish())
+
+
+def of_first_rank(update: WeightUpdate | None) -> WeightUpdate:
+    """What a rank returned from `publish`, when it is the first."""
+    assert update is not None, "the first rank publishes"
+    return update
