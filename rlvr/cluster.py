@@ -11,15 +11,18 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlvr.actors import GeneratorActor, LearnerActor, RemoteGenerator, RemoteLearner
 from rlvr.config import Config, Engine, Transport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.learner_handle import LearnerHandle, LocalLearner
-from rlvr.placement import ClusterError, Placement, place
+from rlvr.placement import WHOLE, ClusterError, Placement, Share, place, place_teacher
+
+T = TypeVar("T")
 
 # A training step may outlast the watchdog's limit, which counts from the last thing that moved: it moves inside.
 _STEP_PATIENCE = 4
@@ -41,12 +44,25 @@ class Roles:
             shutil.rmtree(self.weights_folder, ignore_errors=True)
 
 
-async def start_roles(config: Config) -> Roles:
-    """Start generators and learner where the config says, side by side. Raises ClusterError."""
+async def start_roles(config: Config, share: Share = WHOLE) -> Roles:
+    """Start generators and learner where the config says, side by side, on a share of what is there.
+
+    Raises ClusterError.
+    """
     weights_folder = _weights_folder()
     if config.cluster.backend == "local":
         return await _start_local(config, weights_folder)
-    return await _start_ray(config, weights_folder)
+    return await _start_ray(config, weights_folder, share)
+
+
+async def start_teacher(config: Config, share: Share = WHOLE) -> GeneratorPool:
+    """Generators of a model that is not trained, where the config says. Raises ClusterError."""
+    if config.cluster.backend == "local":
+        return await start_generators(_in_this_process(config))
+    ground = _ground(config, share)
+    pool = ground.generators(place_teacher(ground.config, ground.cores, ground.gpus))
+    await _all_started(pool.start())
+    return pool
 
 
 def _weights_folder() -> Path:
@@ -75,9 +91,7 @@ async def _start_local(config: Config, weights_folder: Path) -> Roles:
 
     from rlvr.generate.factory import make_generator
 
-    if config.generator.engine is Engine.AUTO:  # vLLM and training in one process share threads badly
-        engine = config.generator.model_copy(update={"engine": Engine.TRANSFORMERS})
-        config = config.model_copy(update={"generator": engine})
+    config = _in_this_process(config)
     roles = Roles(
         GeneratorPool([make_generator(config, "generator-0")]),
         LocalLearner(config, weights_folder, Transport.SHARED_MEMORY),
@@ -89,21 +103,27 @@ async def _start_local(config: Config, weights_folder: Path) -> Roles:
     return replace(roles, notices=info.notices)
 
 
-async def _start_ray(config: Config, weights_folder: Path) -> Roles:
-    import ray
+def _in_this_process(config: Config) -> Config:
+    """vLLM and training in one process share threads badly."""
+    if config.generator.engine is not Engine.AUTO:
+        return config
+    engine = config.generator.model_copy(update={"engine": Engine.TRANSFORMERS})
+    return config.model_copy(update={"generator": engine})
 
-    from rlvr.generate.factory import engine_environment
 
-    connect_ray(config.cluster.address)
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    cores = sorted(os.sched_getaffinity(0)) if config.cluster.address == "local" else []
-    generator_places, learner_places = place(config, cores, gpus)
-    config = _with_gpu_share(config, gpus)
+@dataclass(frozen=True)
+class _Ground:
+    """What actors stand on: cores and GPUs that are theirs, and a config that knows how much of a GPU it may fill."""
 
-    def actor(cls: type, placement: Placement, environment: dict[str, str], *arguments: Any) -> Any:
-        threads = {"OMP_NUM_THREADS": str(placement.threads)} if gpus == 0 else {}
+    config: Config
+    nodes: int
+    cores: Sequence[int]
+    gpus: int
+
+    def actor(self, cls: type, placement: Placement, environment: dict[str, str], *arguments: Any) -> Any:
+        import ray
+
+        threads = {"OMP_NUM_THREADS": str(placement.threads)} if self.gpus == 0 else {}
         return (
             ray.remote(cls)
             .options(
@@ -112,20 +132,46 @@ async def _start_ray(config: Config, weights_folder: Path) -> Roles:
                 max_concurrency=1000,
                 runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"} | threads | environment},
             )
-            .remote(config, placement, *arguments)
+            .remote(self.config, placement, *arguments)
         )
 
-    environment = engine_environment(config, gpu=gpus > 0)
-    generators = [RemoteGenerator(actor(GeneratorActor, p, environment), p.name) for p in generator_places]
-    transport = _transport(config, nodes)
-    ranks = [actor(LearnerActor, p, {}, weights_folder, transport) for p in learner_places]
+    def generators(self, placements: Sequence[Placement]) -> GeneratorPool:
+        from rlvr.generate.factory import engine_environment
+
+        environment = engine_environment(self.config, gpu=self.gpus > 0)
+        return GeneratorPool([RemoteGenerator(self.actor(GeneratorActor, p, environment), p.name) for p in placements])
+
+
+def _ground(config: Config, share: Share) -> _Ground:
+    """Start or join Ray, and see what is there."""
+    import ray
+
+    connect_ray(config.cluster.address)
+    gpus = share.of_gpus(int(ray.cluster_resources().get("GPU", 0)))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    cores = sorted(os.sched_getaffinity(0)) if config.cluster.address == "local" else []
+    return _Ground(_with_gpu_share(config, gpus), nodes, share.of_cores(cores), gpus)
+
+
+async def _start_ray(config: Config, weights_folder: Path, share: Share) -> Roles:
+    ground = _ground(config, share)
+    generator_places, learner_places = place(ground.config, ground.cores, ground.gpus)
+    transport = _transport(config, ground.nodes)
+    ranks = [ground.actor(LearnerActor, p, {}, weights_folder, transport) for p in learner_places]
     learner = RemoteLearner(ranks, config.cluster.watchdog_s * _STEP_PATIENCE, sharded=config.learner.is_sharded)
-    roles = Roles(GeneratorPool(generators), learner, weights_folder)
+    roles = Roles(ground.generators(generator_places), learner, weights_folder)
+    _, info = await _all_started(asyncio.gather(roles.pool.start(), roles.learner.start()))
+    return replace(roles, notices=info.notices)
+
+
+async def _all_started(starting: Awaitable[T]) -> T:
+    """Raises ClusterError for a role whose process failed."""
+    import ray
+
     try:
-        _, info = await asyncio.gather(roles.pool.start(), roles.learner.start())
+        return await starting
     except ray.exceptions.RayError as error:
         raise ClusterError(f"a role did not start: {error}") from error
-    return replace(roles, notices=info.notices)
 
 
 def _transport(config: Config, nodes: int) -> Transport:

@@ -33,13 +33,17 @@ def load_config(
 
     Raises ConfigError.
     """
+    return check(merge(read_tree(files, overrides), dict(settings or {})))
+
+
+def read_tree(files: Iterable[Path | str], overrides: Iterable[str]) -> dict[str, Any]:
+    """What YAML files and `key=value` words say together, not checked yet. Raises ConfigError for what is no YAML."""
     tree: dict[str, Any] = {}
     for file in files:
         tree = merge(tree, _read_yaml(Path(file)))
     for word in overrides:
         tree = merge(tree, _parse_override(word))
-    tree = merge(tree, dict(settings or {}))
-    return check(tree)
+    return tree
 
 
 def check(tree: Mapping[str, Any]) -> Config:

@@ -23,6 +23,28 @@ class Placement:
     cores: tuple[int, ...]  # empty: not pinned
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of the machine or cluster a run gets: the `number`th, from 0, of `count` equal ones."""
+
+    number: int = 0
+    count: int = 1
+
+    def of_cores(self, cores: Sequence[int]) -> Sequence[int]:
+        """Cores beside each other; none where there are fewer than parts."""
+        size = len(cores) // self.count
+        return cores[self.number * size : (self.number + 1) * size]
+
+    def of_gpus(self, gpus: int) -> int:
+        """Raises ClusterError where there are some, and fewer than parts."""
+        if 0 < gpus < self.count:
+            raise ClusterError(f"{self.count} peers need a GPU each at the least, and there are {gpus}")
+        return gpus // self.count
+
+
+WHOLE = Share()
+
+
 def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placement], list[Placement]]:
     """Share cores and GPUs between generators and the learner's ranks, and return both.
 
@@ -43,15 +65,31 @@ def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placeme
         of_generator, of_rank = 0.5 / count, 0.5
     else:
         of_generator, of_rank = float(width), 1.0
-    generators = [f"generator-{i}" for i in range(count)]
-    learner = ["learner"] if ranks == 1 else [f"learner-{i}" for i in range(ranks)]
-    share = len(cores) // (count + ranks)
-    parts = [tuple(cores[i * share : (i + 1) * share]) for i in range(count + ranks)]
-    placements = [
-        Placement(name, of_generator if i < count else of_rank, max(1, share), parts[i])
-        for i, name in enumerate([*generators, *learner])
-    ]
+    generators = [(f"generator-{i}", of_generator) for i in range(count)]
+    learner = [("learner" if ranks == 1 else f"learner-{i}", of_rank) for i in range(ranks)]
+    placements = _side_by_side([*generators, *learner], cores)
     return placements[:count], placements[count:]
+
+
+def place_teacher(config: Config, cores: Sequence[int], gpus: int) -> list[Placement]:
+    """The same between generators that have no learner beside them."""
+    count, width = config.generator.count, config.generator.tensor_parallel
+    if 1 < gpus < count * width or (gpus == 1 and width > 1):
+        raise ClusterError(
+            f"{count} generators of {width} GPUs need {count * width} GPUs, and there {'is' if gpus == 1 else 'are'} "
+            f"{gpus}: lower generator.count or generator.tensor_parallel"
+        )
+    of_generator = float(width) if gpus > 1 else gpus / count
+    return _side_by_side([(f"generator-{i}", of_generator) for i in range(count)], cores)
+
+
+def _side_by_side(processes: Sequence[tuple[str, float]], cores: Sequence[int]) -> list[Placement]:
+    """Named processes with their GPUs, each on as many cores of its own as there are for all."""
+    share = len(cores) // len(processes)
+    return [
+        Placement(name, gpus, max(1, share), tuple(cores[i * share : (i + 1) * share]))
+        for i, (name, gpus) in enumerate(processes)
+    ]
 
 
 def pin(cores: tuple[int, ...]) -> None:

@@ -84,7 +84,6 @@ async def train(
     job: Job, folder: RunFolder, checkpoint: Checkpoint | None, console: Console, teaching: Teaching | None = None
 ) -> RunResult:
     """Start the roles, run the loop under the watchdog, and leave a folder that a reader can open."""
-    folder.config.write_text(to_yaml(job.config), encoding="utf-8")
     console.note("starting generators and learner")
     async with AsyncExitStack() as parts:
         if teaching is not None:
@@ -92,6 +91,21 @@ async def train(
             await teaching.start()
         roles = await start_roles(job.config)
         parts.push_async_callback(roles.close)
+        return await train_with(roles, job, folder, checkpoint, console, teaching)
+
+
+async def train_with(
+    roles: Roles,
+    job: Job,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    teaching: Teaching | None = None,
+) -> RunResult:
+    """The loop on roles, and with teachers, that run already and go on running when it ends."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(to_yaml(job.config), encoding="utf-8")
+    async with AsyncExitStack() as parts:
         for notice in roles.notices:
             append_event(folder, 0 if checkpoint is None else checkpoint.state.step, EventKind.NOTE, notice)
             console.note(notice)

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr.config import Config
 from rlvr.config_loading import check
-from rlvr.placement import ClusterError, Placement, place
+from rlvr.placement import ClusterError, Placement, Share, place, place_teacher
 
 
 def config(generators: int = 1, ranks: int = 1, tensor_parallel: int = 1) -> Config:
@@ -64,3 +64,24 @@ def test_on_several_gpus_each_process_has_its_own() -> None:
 def test_too_few_gpus_are_refused(gpus: int, settings: dict[str, int], says: str) -> None:
     with pytest.raises(ClusterError, match=f"{says}: lower generator.count"):
         place(config(**settings), [], gpus)
+
+
+def test_a_teacher_has_all_that_a_learner_leaves_free() -> None:
+    assert place_teacher(config(generators=2), [4, 5, 6, 7], gpus=0) == [
+        Placement("generator-0", 0.0, 2, (4, 5)),
+        Placement("generator-1", 0.0, 2, (6, 7)),
+    ]
+    assert [p.gpus for p in place_teacher(config(generators=2), [], gpus=1)] == [0.5, 0.5]
+    assert [p.gpus for p in place_teacher(config(tensor_parallel=2), [], gpus=2)] == [2.0]
+    with pytest.raises(ClusterError, match="2 generators of 2 GPUs need 4 GPUs, and there are 3: lower"):
+        place_teacher(config(generators=2, tensor_parallel=2), [], gpus=3)
+
+
+def test_peers_have_equal_shares_of_cores_and_gpus() -> None:
+    first, second = Share(0, 2), Share(1, 2)
+    assert (first.of_cores([0, 1, 2, 3, 4]), second.of_cores([0, 1, 2, 3, 4])) == ([0, 1], [2, 3])
+    assert second.of_cores([0]) == []
+    assert [second.of_gpus(gpus) for gpus in (0, 2, 5)] == [0, 1, 2]
+    with pytest.raises(ClusterError, match="2 peers need a GPU each at the least, and there are 1"):
+        first.of_gpus(1)
+    assert list(Share().of_cores([3, 4])) == [3, 4] and Share().of_gpus(1) == 1

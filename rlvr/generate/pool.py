@@ -30,6 +30,7 @@ class GeneratorPool:
         self._generators = list(generators)
         self._load = [0] * len(generators)
         self._home: OrderedDict[str, int] = OrderedDict()  # group -> generator, the latest used last
+        self.version = 0  # the newest that it was given
 
     async def start(self) -> list[GeneratorStatus]:
         return list(await asyncio.gather(*(g.start() for g in self._generators)))
@@ -55,6 +56,7 @@ class GeneratorPool:
 
     async def update_weights(self, update: WeightUpdate) -> list[WeightReceipt]:
         """Give a version to every generator, and have each say what it holds. Raises StaleGenerator."""
+        self.version = update.version
         receipts = list(await asyncio.gather(*(g.update_weights(update) for g in self._generators)))
         for receipt in receipts:
             verify(receipt.generator, update, receipt.version, receipt.checksum)

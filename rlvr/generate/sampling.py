@@ -23,13 +23,17 @@ def processed_logprobs(logits: torch.Tensor, samplings: Sequence[Sampling]) -> t
 
 
 def draw(
-    logprobs: torch.Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator | None]
+    logprobs: torch.Tensor,
+    samplings: Sequence[Sampling],
+    generators: Sequence[torch.Generator | None],
+    shared: torch.Generator | None = None,
 ) -> torch.Tensor:
     """One token of each row, (rows,), by the Gumbel-max trick: argmax of log p - log E with E exponential.
 
-    A row with a generator draws from it alone, so that its tokens do not depend on what else is in the batch.
+    A row with a generator draws from it alone, so that its tokens do not depend on what else is in the batch; the
+    others draw from the `shared` one, torch's own where it is None.
     """
-    noise = torch.empty_like(logprobs).exponential_()
+    noise = torch.empty_like(logprobs).exponential_(generator=shared)
     for row, (sampling, generator) in enumerate(zip(samplings, generators, strict=True)):
         if sampling.temperature == 0:
             noise[row] = 1.0

@@ -131,7 +131,7 @@ class _Engine:
     """The model, the running batch and the sequences that wait for the next. Used on one thread."""
 
     def __init__(self, settings: EngineSettings, device: torch.device) -> None:
-        torch.manual_seed(settings.seed)
+        self._random = torch.Generator(device).manual_seed(settings.seed)  # its own: several may share a process
         self._model = LoadedModel(settings.model, settings.dtype, device)
         if settings.record_experts:
             self._model.watch_experts()
@@ -194,7 +194,7 @@ class _Engine:
             sequence = self._waiting.popleft()
             if sequence.unfinished:  # not aborted while it waited
                 rows.append(sequence)
-        return _Batch(rows, self._model.device) if rows else None
+        return _Batch(rows, self._model.device, self._random) if rows else None
 
     def _extend(self, sequence: _Sequence, token: int, logprob: float) -> None:
         completion = sequence.completion
@@ -243,9 +243,10 @@ class _Engine:
 class _Batch:
     """Sequences that run together. Rows are padded on the left, so that all end at the same place."""
 
-    def __init__(self, rows: list[_Sequence], device: torch.device) -> None:
+    def __init__(self, rows: list[_Sequence], device: torch.device, random: torch.Generator) -> None:
         self.rows = rows
         self._device = device
+        self._random = random
         self._cache: DynamicCache | None = None
         self._mask = torch.empty(0)  # (rows, tokens so far); 0 is padding
 
@@ -283,7 +284,7 @@ class _Batch:
         ).logits[:, -1]
         samplings = [s.sampling for s in self.rows]
         logprobs = processed_logprobs(logits, samplings)
-        tokens = draw(logprobs, samplings, [s.generator for s in self.rows])
+        tokens = draw(logprobs, samplings, [s.generator for s in self.rows], self._random)
         return tokens.tolist(), logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
 
     def record_experts(self, latest: ExpertChoice) -> None:

@@ -134,7 +134,10 @@ async def test_all_are_asked_to_abort_and_to_close() -> None:
 
 
 async def test_generators_that_hold_what_was_sent_answer_with_their_receipts() -> None:
-    receipts = await GeneratorPool([FakeGenerator("a"), FakeGenerator("b")]).update_weights(UPDATE)
+    pool = GeneratorPool([FakeGenerator("a"), FakeGenerator("b")])
+    assert pool.version == 0
+    receipts = await pool.update_weights(UPDATE)
+    assert pool.version == 7
     assert [(r.generator, r.version, r.checksum) for r in receipts] == [("a", 7, 0xABC), ("b", 7, 0xABC)]
 
 

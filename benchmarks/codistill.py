@@ -1,0 +1,250 @@
+"""Two specialists that teach each other, beside one model that is trained on both of their subjects.
+
+The specialists are the demo's base of both subjects after reinforcement learning on word problems alone, and on small
+functions alone. They co-distill on both subjects; against them one model is trained by GRPO on both, with the same
+settings and as many sampled tokens: from each specialist (tokens of the second stage), and from the base (tokens of
+both stages). Greedy accuracy on held-out problems of each subject, a mean over seeds.
+
+    python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then codistill, alone, whole; in this order
+    python benchmarks/codistill.py FOLDER --plot docs/codistill.png       # the table of all seeds that are there
+
+Runs that are there are left out, and one that was killed goes on: a long benchmark can be made in pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+import yaml
+
+from rlvr.data import write_rows
+from rlvr.demo import BASE_OF_BOTH
+from rlvr.demo.problems import Split
+from rlvr.demo.subjects import CODE, MATH
+
+SUBJECTS = {"math": MATH, "code": CODE}
+VERIFIERS = {"math": "math_answer", "code": "code"}
+RLVR = [sys.executable, "-m", "rlvr.cli"]
+TRAIN, HELD_OUT = 2048, 128  # problems of each subject
+
+SPECIALIST_STEPS = 60  # of 128 answers
+STEPS = 40  # of 64 answers, for each peer; one model takes twice as many
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluation: tokens sampled until then, and accuracy by subject."""
+
+    tokens: float
+    accuracy: dict[str, float]
+
+
+def settings(folder: Path, subjects: str, groups: int) -> dict[str, object]:
+    """Of every run, on problems of `math`, `code` or `both`; on both it is evaluated."""
+    prompts = {"prompt": "question", "max_prompt_tokens": 128}
+    rewards = [{"use": VERIFIERS[name], "where": {"subject": name}} for name in SUBJECTS]
+    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": 8}
+    return {
+        "data": {"path": str(folder / f"{subjects}.jsonl"), **prompts},
+        "reward": {
+            "functions": rewards if subjects == "both" else [VERIFIERS[subjects]],
+            "deadline_s": 120,
+        },
+        "evaluation": held_out if subjects == "both" else {},
+        "sampling": {"max_new_tokens": 44},
+        "rollout": {"group_size": 8, "groups_per_step": groups, "max_staleness": 1, "drop_zero_variance": False},
+        "learner": {"learning_rate": 1e-3, "token_budget": 4096},
+        "cluster": {"backend": "local"},
+        "generator": {"engine": "transformers"},
+        "checkpoint": {"every_steps": 10},
+        "tensorboard": False,
+    }
+
+
+def write_problems(folder: Path, seed: int) -> None:
+    def rows(split: Split, of_seed: int, count: int, name: str) -> list[dict[str, object]]:
+        subject = SUBJECTS[name]
+        return [subject.row(one) | {"subject": name} for one in islice(subject.problems(split, of_seed), count)]
+
+    for name in SUBJECTS:
+        write_rows(rows(Split.TRAIN, seed, TRAIN, name), folder / f"{name}.jsonl")
+    for file, split, of_seed, count in (
+        ("both", Split.TRAIN, seed, TRAIN),
+        ("held_out", Split.HELD_OUT, 12345, HELD_OUT),
+    ):
+        pairs = zip(*(rows(split, of_seed, count, name) for name in SUBJECTS), strict=True)
+        write_rows([row for pair in pairs for row in pair], folder / f"{file}.jsonl")
+
+
+def run(*words: str | Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*RLVR, *map(str, words)], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"rlvr {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
+
+
+def run_or_resume(verb: str, folder: Path, name: str, tree: dict[str, object], checkpoints: Path) -> None:
+    """A run that was killed goes on from its newest checkpoint."""
+    if any(checkpoints.glob("step-*[0-9]")):
+        run(verb, "--resume", f"run_dir={folder / name}")
+        return
+    shutil.rmtree(folder / name, ignore_errors=True)
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    run(verb, file, f"run_dir={folder / name}")
+
+
+def train(folder: Path, name: str, model: Path, subjects: str, steps: int, groups: int, seed: int) -> None:
+    if (folder / name / "policy").exists():
+        return
+    tree = settings(folder, subjects, groups) | {"model": str(model), "steps": steps, "seed": seed}
+    run_or_resume("train", folder, name, tree, folder / name / "checkpoints")
+    print(f"{folder.name} {name}: {curve(folder / name)[-1:]}", flush=True)
+
+
+def specialists(folder: Path, seed: int) -> None:
+    for name in SUBJECTS:
+        train(folder, f"specialist-{name}", BASE_OF_BOTH, name, SPECIALIST_STEPS, 16, seed)
+
+
+def codistill(folder: Path, seed: int) -> None:
+    if (folder / "codistill" / "peers" / "code" / "policy").exists():
+        return
+    tree = settings(folder, "both", 8) | {
+        "codistill": {"tag_column": "subject"},
+        "peers": {name: {"model": str(folder / f"specialist-{name}" / "policy")} for name in SUBJECTS},
+        "steps": STEPS,
+        "seed": seed,
+    }
+    run_or_resume("codistill", folder, "codistill", tree, peer(folder, "math") / "checkpoints")
+    for name in SUBJECTS:
+        print(f"{folder.name} codistill, {name}: {curve(peer(folder, name))[-1]}", flush=True)
+
+
+def alone(folder: Path, seed: int) -> None:
+    for name in SUBJECTS:
+        train(folder, f"alone-{name}", folder / f"specialist-{name}" / "policy", "both", 2 * STEPS, 8, seed)
+
+
+def whole(folder: Path, seed: int) -> None:
+    """The base with the tokens of both specialists' training and of the co-distillation, in steps of 128 answers."""
+    train(folder, "alone-base", BASE_OF_BOTH, "both", 2 * SPECIALIST_STEPS + STEPS, 16, seed)
+
+
+STAGES: dict[str, Callable[[Path, int], None]] = {
+    "specialists": specialists,
+    "codistill": codistill,
+    "alone": alone,
+    "whole": whole,
+}
+
+
+def peer(folder: Path, name: str) -> Path:
+    return folder / "codistill" / "peers" / name
+
+
+def curve(of_run: Path) -> list[Point]:
+    points, tokens = [], 0.0
+    for line in map(json.loads, (of_run / "metrics.jsonl").read_text().splitlines()):
+        tokens += line.get("answer/sampled_tokens", 0.0)
+        if "evaluation/pass@1" in line:
+            of = {name: line[f"evaluation/accuracy/{VERIFIERS[name]}"] for name in SUBJECTS}
+            points.append(Point(tokens, of))
+    return points
+
+
+def sampled(of_run: Path) -> float:
+    lines = map(json.loads, (of_run / "metrics.jsonl").read_text().splitlines())
+    return sum(line.get("answer/sampled_tokens", 0.0) for line in lines)
+
+
+def both(point: Point) -> float:
+    return fmean(point.accuracy.values())
+
+
+def show(folders: list[Path]) -> None:
+    rows: dict[str, list[tuple[float, Point]]] = defaultdict(list)
+    for folder in folders:
+        made = {name: sampled(folder / f"specialist-{name}") for name in SUBJECTS}
+        taught = {name: curve(peer(folder, name)) for name in SUBJECTS}
+        second = sum(points[-1].tokens for points in taught.values())
+        for name in SUBJECTS:
+            rows[f"{name} specialist, before"].append((made[name], taught[name][0]))
+            rows[f"{name} specialist, co-distilled"].append((sum(made.values()) + second, taught[name][-1]))
+            alone_ = curve(folder / f"alone-{name}")
+            rows[f"{name} specialist, alone on both"].append((made[name] + alone_[-1].tokens, alone_[-1]))
+        base = curve(folder / "alone-base")
+        rows["base, before"].append((0.0, base[0]))
+        rows["base, alone on both"].append((base[-1].tokens, base[-1]))
+    print(f"| {len(folders)} seeds | tokens, thousands | math | code | mean | mean of each seed |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, of_seeds in sorted(rows.items(), key=lambda row: fmean(both(point) for _, point in row[1])):
+        tokens = fmean(tokens for tokens, _ in of_seeds) / 1000
+        of = " | ".join(f"{fmean(point.accuracy[name] for _, point in of_seeds):.3f}" for name in SUBJECTS)
+        each = ", ".join(f"{both(point):.3f}" for _, point in of_seeds)
+        print(f"| {name} | {tokens:.0f} | {of} | {fmean(both(p) for _, p in of_seeds):.3f} | {each} |")
+
+
+def plot(folders: list[Path], file: Path) -> None:
+    """Of the second stage: tokens of all models together, and each model's mean accuracy of both subjects."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    for number, folder in enumerate(folders):
+        for colour, name in enumerate(SUBJECTS):
+            lines = (
+                (f"{name} specialist, co-distilled", "-", curve(peer(folder, name)), len(SUBJECTS)),
+                (f"{name} specialist, alone on both", ":", curve(folder / f"alone-{name}"), 1),
+            )
+            for label, style, points, models in lines:
+                tokens = [models * point.tokens / 1000 for point in points]
+                axes.plot(
+                    tokens,
+                    [both(point) for point in points],
+                    style,
+                    color=f"C{colour}",
+                    alpha=0.8,
+                    label=label if number == 0 else None,
+                )
+    axes.set(xlabel="tokens sampled by all models together, thousands", ylabel="held-out accuracy, mean of both")
+    axes.set_ylim(0, 1.02)
+    axes.grid(axis="y", color="#e4e4e0")
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(file, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", choices=STAGES, action="append", help="may be repeated")
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.folder / f"seed-{arguments.seed}"
+    if arguments.stage:
+        write_problems(folder, arguments.seed)
+    for stage in arguments.stage or []:
+        STAGES[stage](folder, arguments.seed)
+    whole_seeds = [one for one in sorted(arguments.folder.glob("seed-*")) if (one / "alone-base" / "policy").exists()]
+    if whole_seeds:
+        show(whole_seeds)
+    if arguments.plot:
+        plot(whole_seeds, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""One peer's stage with the others played by scorers that say what a test wants them to."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlvr.config_loading import load_config
+from rlvr.distill.codistill.peers import LivePeer, Verdicts, verdicts_of
+from rlvr.distill.codistill.plan import CodistillSettings
+from rlvr.distill.codistill.stage import CoDistillation
+from rlvr.learn.learner import Learner
+from rlvr.types import FinishReason, Group, RLStream, Row, Score, ScoreRequest, Task, TokenScores, Trajectory
+
+SETTINGS = CodistillSettings(burn_in=0, ramp=0, fade=0)  # s = 0.5 throughout
+OWN = (-1.0, -2.0)  # what the sampler said of each answer's two tokens
+
+
+@dataclass
+class Says:
+    """Every token has this log-probability, and these ids are likeliest; in place of a pool of generators."""
+
+    logprob: float = -0.5
+    likeliest: tuple[int, ...] = tuple(range(16))
+    version: int = 0
+    said: int = 0  # the version that it scores with
+    seconds: float = 0.0
+    failure: Exception | None = None
+    asked: list[ScoreRequest] = field(default_factory=list)
+
+    async def score(self, request: ScoreRequest) -> TokenScores:
+        self.asked.append(request)
+        await asyncio.sleep(self.seconds)
+        if self.failure is not None:
+            raise self.failure
+        ids = np.tile(np.array(self.likeliest[: request.top_k], np.int32), (request.places, 1))
+        logprobs = np.full(request.places, self.logprob, np.float32)
+        return TokenScores(logprobs, ids, np.zeros(ids.shape, np.float32), self.said)
+
+
+def peer(name: str, says: Says, *, learns: bool = True) -> LivePeer:
+    return LivePeer(name, says, learns=learns)  # type: ignore[arg-type]
+
+
+def group(number: int, *rights: bool, tag: str = "math") -> Group:
+    task = Task(f"task-{number}", (), (1, 2), None, {"tag": tag})
+    trajectories = [
+        Trajectory((1, 2), [3, 4], [True, True], [*OWN], [0, 0], FinishReason.STOP, "", Score(v, parts={"judge": v}))
+        for v in map(float, rights)
+    ]
+    return Group(number, task, trajectories)
+
+
+def rows_of(groups: list[Group]) -> list[Row]:
+    """With advantages `score - mean of the group`."""
+    rows = []
+    for one in groups:
+        mean = sum(one.values()) / len(one.values())
+        for place, value in enumerate(one.values()):
+            stream = RLStream([0, 0, value - mean, value - mean], [0, 0, *OWN], [0] * 4)
+            rows.append(Row(one.id, [1, 2, 3, 4], [False, False, True, True], stream, trajectory=place))
+    return rows
+
+
+def stage(own: LivePeer, *others: LivePeer, settings: CodistillSettings = SETTINGS, told: list[str] | None = None):  # type: ignore[no-untyped-def]
+    def tell(text: str) -> None:
+        assert told is not None, text
+        told.append(text)
+
+    return CoDistillation(
+        own, others, settings, lambda one: verdicts_of(one, "judge", "tag"), temperature=1.0, steps=100, tell=tell
+    )
+
+
+def knows(one: LivePeer, number: int, rate: float, tag: str = "math") -> None:
+    """The peer rolled out a group's task, with this pass rate."""
+    one.rates.add([Verdicts(f"task-{number}", tag, tuple([True] * round(4 * rate) + [False] * round(4 - 4 * rate)))])
+
+
+def advantages(row: Row) -> list[float]:
+    assert row.rl is not None
+    return row.rl.advantages
+
+
+async def test_a_peer_that_solves_a_prompt_teaches_the_wrong_answers_to_it() -> None:
+    mine, says = Says(), Says(logprob=-0.5)
+    own, other = peer("own", mine), peer("other", says)
+    knows(other, 0, 1.0)
+    groups = [group(0, True, False)]
+    rows = rows_of(groups)
+    taught, metrics = await stage(own, other).teach(groups, rows, own.pool)
+    assert taught[0] is rows[0], "the right answer needs nobody's correction"
+    # A = 0.5 * hard + 0.5 * (l_j - l_i), hard = -0.5, of the two tokens trained.
+    assert advantages(taught[1]) == pytest.approx([0, 0, -0.25 + 0.5 * 0.5, -0.25 + 0.5 * 1.5])
+    expected = {
+        "codistill/schedule": 0.5,
+        "codistill/alpha": 0.25,  # half of the tokens
+        "codistill/taught_share": 0.5,
+        "codistill/kappa": 1.0,
+        "codistill/imitated": 0.0,
+        "codistill/pass_rate/math": 0.5,
+        "codistill/unique_solve_share": 0.0,
+        "codistill/other/overlap": 1.0,
+        "codistill/other/overlap_gate": 1.0,
+        "codistill/other/verifier_gate": 1.0,
+        "codistill/other/staleness_factor": 1.0,
+        "codistill/other/age": 0.0,
+        "codistill/other/kl": -1.0,  # mean of -1 and -2, less -0.5
+        "codistill/other/pass_rate_gap": 0.5,
+        "codistill/other/dropped_share": 0.0,
+    }
+    assert metrics == pytest.approx(expected)
+
+
+async def test_every_factor_counts() -> None:
+    says = Says(likeliest=tuple(range(4, 20)), version=20, said=12)  # 12 of 16 ids in common, 8 steps old
+    own, other = peer("own", Says()), peer("other", says)
+    knows(other, 0, 1.0)
+    groups = [group(0, False, False)]
+    taught, metrics = await stage(own, other).teach(groups, rows_of(groups), own.pool)
+    o, d = (0.75 - 0.60) / 0.25, 0.5
+    assert metrics["codistill/alpha"] == pytest.approx(0.5 * o * d)
+    assert advantages(taught[0])[2:] == pytest.approx([0.5 * o * d * 0.5, 0.5 * o * d * 1.5])
+    says.said = -13  # 33 steps old
+    _, metrics = await stage(own, other).teach(groups, rows_of(groups), own.pool)
+    assert metrics["codistill/alpha"] == 0 and metrics["codistill/other/staleness_factor"] == 0
+
+
+async def test_peers_that_are_sure_of_the_same_mistake_do_not_confirm_each_other(tmp_path: Path) -> None:
+    """Both wrong at the prompt, the other surer still: no token becomes likelier. One that solves it does move."""
+    config = load_config([], [f"data={tmp_path}", "model=tiny", "learner.warmup_steps=0", "learner.learning_rate=1e-3"])
+    own, other = peer("own", Says()), peer("other", Says(logprob=-0.01))
+    knows(other, 0, 0.0)
+    other.rates.by_tag["math"] = 1.0  # which otherwise is better at such prompts
+    groups = [group(0, False, False)]
+    rows = rows_of(groups)
+    learner = Learner(config)
+    learner.start()
+    before = learner.logprobs(rows)
+    for row, logprobs in zip(rows, before, strict=True):
+        assert row.rl is not None
+        row.rl.sampler_logprobs = [0, 0, *logprobs[2:]]
+    taught, _ = await stage(own, other).teach(groups, rows, own.pool)
+    learner.train(taught)
+    assert learner.logprobs(rows) == before
+    other.rates.by_prompt["task-0"] = 0.25
+    taught, _ = await stage(own, other).teach(groups, rows, own.pool)
+    learner.train(taught)
+    assert sum(learner.logprobs(rows)[0]) > sum(before[0])
+
+
+async def test_without_the_prompt_the_averages_of_its_tag_decide() -> None:
+    own, better, worse = peer("own", Says()), peer("better", Says()), peer("worse", Says())
+    knows(own, 7, 0.5, tag="code")
+    knows(better, 8, 1.0, tag="code")
+    knows(worse, 8, 0.25, tag="code")
+    groups = [group(0, True, False, tag="code"), group(1, True, False, tag="math")]
+    taught, metrics = await stage(own, better, worse).teach(groups, rows_of(groups), own.pool)
+    assert [metrics[f"codistill/{name}/verifier_gate"] for name in ("better", "worse")] == [0.5, 0.0]
+    assert [advantages(row)[2] for row in taught] == pytest.approx([0.5, -0.25 + 0.25, 0.5, -0.5])
+
+
+async def test_a_peer_that_does_not_learn_is_a_teacher_of_all_wrong_answers() -> None:
+    own, teacher = peer("own", Says()), peer("teacher", Says(), learns=False)
+    groups = [group(0, True, False)]
+    taught, metrics = await stage(own, teacher).teach(groups, rows_of(groups), own.pool)
+    assert [advantages(row)[2] for row in taught] == pytest.approx([0.5, -0.25 + 0.25])
+    assert "codistill/teacher/pass_rate_gap" not in metrics
+
+
+async def test_what_is_not_said_in_time_is_dropped_and_counted() -> None:
+    slow, broken = Says(seconds=30), Says(failure=RuntimeError("no memory"))
+    own, late, dying = peer("own", Says()), peer("late", slow), peer("dying", broken)
+    for one in (late, dying):
+        knows(one, 0, 1.0)
+    groups, told = [group(0, False, False)], list[str]()
+    settings = SETTINGS.model_copy(update={"patience_s": 0.05})
+    one = stage(own, late, dying, settings=settings, told=told)
+    rows = rows_of(groups)
+    for _ in range(2):
+        taught, metrics = await asyncio.wait_for(one.teach(groups, rows, own.pool), 5)
+        assert all(after is before for after, before in zip(taught, rows, strict=True))
+        assert metrics["codistill/late/dropped_share"] == metrics["codistill/dying/dropped_share"] == 1.0
+    assert len(told) == 1 and "dying" in told[0] and "no memory" in told[0]
+
+
+async def test_a_dead_peer_is_not_asked() -> None:
+    says = Says()
+    own, other = peer("own", Says()), peer("other", says)
+    knows(other, 0, 1.0)
+    other.alive = False
+    groups = [group(0, True, False)]
+    rows = rows_of(groups)
+    taught, metrics = await stage(own, other).teach(groups, rows, own.pool)
+    assert all(after is before for after, before in zip(taught, rows, strict=True))
+    assert says.asked == [] and metrics["codistill/alpha"] == 0
+
+
+async def test_at_weight_0_rows_stay_the_same_and_are_watched_all_the_same() -> None:
+    own, other = peer("own", Says()), peer("other", Says())
+    knows(other, 0, 1.0)
+    groups = [group(0, True, False)]
+    rows = rows_of(groups)
+    one = stage(own, other, settings=CodistillSettings(alpha_max=0))
+    for _ in range(100):
+        taught, metrics = await one.teach(groups, rows, own.pool)
+        assert all(after is before for after, before in zip(taught, rows, strict=True))
+    assert metrics["codistill/other/kl"] == pytest.approx(-1.0)
+
+
+async def test_kappa_makes_the_peers_word_as_large_as_the_verifiers() -> None:
+    own, other = peer("own", Says()), peer("other", Says())
+    knows(other, 0, 1.0)
+    groups = [group(0, True, False)]
+    settings = SETTINGS.model_copy(update={"kappa": "rms"})
+    one = stage(own, other, settings=settings)
+    ratio = 0.5 / math.sqrt((0.5**2 + 1.5**2) / 2)
+    _, metrics = await one.teach(groups, rows_of(groups), own.pool)
+    assert metrics["codistill/kappa"] == pytest.approx(0.9 + 0.1 * ratio)
+    for _ in range(80):
+        _, metrics = await one.teach(groups, rows_of(groups), own.pool)
+    assert metrics["codistill/kappa"] == pytest.approx(ratio, rel=1e-2)
+
+
+async def test_a_resumed_stage_stands_where_it_was() -> None:
+    def fresh(**resumed: object):  # type: ignore[no-untyped-def]
+        own, other = peer("own", Says()), peer("other", Says())
+        knows(other, 0, 1.0)
+        settings = CodistillSettings(kappa="rms")
+        verdicts = lambda one: verdicts_of(one, "judge", "tag")  # noqa: E731
+        return own, CoDistillation(
+            own,
+            [other],
+            settings,
+            verdicts,
+            temperature=1.0,
+            steps=40,
+            tell=lambda text: None,
+            **resumed,  # type: ignore[arg-type]
+        )
+
+    groups = [group(0, True, False)]
+    own, whole = fresh()
+    for _ in range(10):
+        _, metrics = await whole.teach(groups, rows_of(groups), own.pool)
+    goes_on, resumed = fresh(begun=10, metrics=metrics)
+    of_whole = await whole.teach(groups, rows_of(groups), own.pool)
+    of_resumed = await resumed.teach(groups, rows_of(groups), goes_on.pool)
+    assert of_resumed == of_whole
+
+
+async def test_prompts_that_one_peer_alone_solves_are_counted() -> None:
+    own, other = peer("own", Says()), peer("other", Says())
+    knows(other, 0, 0.0)
+    knows(other, 1, 0.5)
+    groups = [group(0, True, False), group(1, True, False), group(2, True, True)]
+    _, metrics = await stage(own, other).teach(groups, rows_of(groups), own.pool)
+    assert metrics["codistill/unique_solve_share"] == 0.5  # of tasks 0 and 1, which both rolled out
+
+
+async def test_of_a_peer_that_thinks_too_differently_its_right_answers_are_learned() -> None:
+    own, other = peer("own", Says()), peer("other", Says(likeliest=tuple(range(100, 116))))
+    solved = group(5, False, True, True)
+    solved.task = group(0).task
+    solved.trajectories[1].token_ids, solved.trajectories[1].sampled = [7, 8, 9], [True, False, True]
+    solved.trajectories[2].token_ids, solved.trajectories[2].sampled = [7, 8, 9, 9], [True] * 4
+    other.note([solved], {5: verdicts_of(solved, "judge", "tag")})
+    groups = [group(0, False, False), group(1, False, False)]
+    rows = rows_of(groups)
+    taught, metrics = await stage(own, other).teach(groups, rows, own.pool)
+    assert metrics["codistill/other/overlap"] == 0 and metrics["codistill/imitated"] == 1
+    assert all(after is before for after, before in zip(taught, rows, strict=False))
+    (imitated,) = taught[4:]
+    assert (imitated.group_id, imitated.token_ids, imitated.rl) == (0, [1, 2, 7, 8, 9], None)
+    assert imitated.trained == [False, False, True, False, True]
+    # The learner divides by 2, the tokens with a cross-entropy; s = 0.5 of what one of the 8 other tokens counts.
+    assert imitated.ce is not None
+    assert [weight / 2 for weight in imitated.ce] == pytest.approx([0, 0, 0.5 / 8, 0, 0.5 / 8])
+
+
+async def test_a_step_whose_groups_were_all_left_out_has_nothing_to_teach() -> None:
+    own, other = peer("own", Says()), peer("other", Says())
+    taught, metrics = await stage(own, other).teach([], [], own.pool)
+    assert taught == [] and metrics["codistill/alpha"] == 0
+
+
+def test_peers_take_turns_with_the_verifier_in_mode_alternate() -> None:
+    settings = CodistillSettings(mode="alternate", burn_in=0, ramp=0, fade=0, alpha_max=0.5)
+    assert [settings.strength(step, 100) for step in range(10)] == [0, 0, 0, 1, 1] * 2
+    assert CodistillSettings(mode="alternate", alpha_max=0).strength(3, 100) == 0

@@ -1,0 +1,138 @@
+"""Each factor of the weights against values worked out by hand from the design's table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rlvr.distill.codistill.weights import (
+    alpha,
+    mixed,
+    overlap,
+    overlap_gate,
+    rms,
+    schedule,
+    soft,
+    staleness,
+    verifier_gate,
+)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.0, 0.0),
+        (0.049, 0.0),
+        (0.05, 0.0),
+        (0.10, 0.25),  # half way up
+        (0.15, 0.5),
+        (0.75, 0.5),
+        (0.75 + 0.25 / 3, 0.375),  # 0.5 (1 + cos 60 degrees) / 2
+        (0.875, 0.25),
+        (1.0, 0.0),
+    ],
+)
+def test_the_schedule_burns_in_rises_holds_and_falls(progress: float, expected: float) -> None:
+    assert schedule(progress, 0.5, burn_in=0.05, ramp=0.10, fade=0.25) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_schedule_without_spans_is_constant() -> None:
+    assert [schedule(p, 0.3, 0.0, 0.0, 0.0) for p in (0.0, 0.5, 1.0)] == [0.3, 0.3, 0.3]
+
+
+def test_overlap_is_the_share_of_likeliest_ids_in_common() -> None:
+    own = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8]], np.int32)
+    peer = np.array([[4, 3, 2, 1], [1, 9, 8, 2], [1, 2, 3, 4]], np.int32)
+    assert overlap(own, peer).tolist() == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("share", "gap", "expected"),
+    [
+        (0.50, 0.4, 0.0),
+        (0.60, 0.4, 0.0),
+        (0.70, 0.4, 0.4),
+        (0.85, 0.4, 1.0),
+        (0.995, 0.4, 1.0),  # alike, and yet one is better
+        (0.995, -0.02, 0.0),  # merged
+        (0.985, 0.0, 1.0),
+    ],
+)
+def test_the_overlap_gate(share: float, gap: float, expected: float) -> None:
+    assert overlap_gate(share, 0.60, 0.85, gap, 0.1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("own", "peer", "averages", "expected"),
+    [
+        (0.5, 0.75, (0.0, 0.0), 1.0),
+        (0.5, 0.60, (0.0, 1.0), 0.0),  # by delta and no more: not higher; averages say nothing where the prompt does
+        (0.5, 0.25, (0.0, 1.0), 0.0),
+        (0.0, 0.05, (0.9, 0.1), 1.0),  # what one never solves, and the peer once
+        (0.0, 0.00, (0.0, 1.0), 0.0),  # both wrong throughout
+        (0.0, None, (0.4, 0.6), 1.0),
+        (0.9, None, (0.4, 0.6), 1.0),
+        (0.0, None, (0.6, 0.6), 0.0),  # on average alike: nothing says that the peer is right here
+        (0.0, None, (0.6, 0.1), 0.0),
+        (0.0, None, (0.4, None), 0.0),
+    ],
+)
+def test_the_verifier_gate(
+    own: float, peer: float | None, averages: tuple[float | None, float | None], expected: float
+) -> None:
+    assert verifier_gate(own, peer, *averages, delta=0.1) == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"), [(0, 1.0), (8, 0.5), (16, 0.25), (4, 0.70710678), (32, 0.0625), (33, 0.0)]
+)
+def test_what_is_said_fades_with_age(age: float, expected: float) -> None:
+    assert staleness(age, half_life=8, highest=32) == pytest.approx(expected)
+
+
+def test_the_peers_word_is_bounded() -> None:
+    peer, own = np.array([-1.0, -0.1, -9.0]), np.array([-2.0, -8.0, -0.5])
+    assert soft(peer, own, 5.0).tolist() == pytest.approx([1.0, 5.0, -5.0])
+
+
+def test_one_peer_is_mixed_with_the_verifier() -> None:
+    hard, told = np.array([1.0, -1.0]), np.array([0.5, 2.0])
+    assert mixed(hard, [told], [0.4], kappa=1.0).tolist() == pytest.approx([0.6 + 0.2, -0.6 + 0.8])
+    assert mixed(hard, [told], [0.4], kappa=2.0).tolist() == pytest.approx([0.6 + 0.4, -0.6 + 1.6])
+    assert mixed(hard, [told], [0.0], kappa=1.0) is hard
+
+
+def test_several_peers_are_each_followed_as_far_as_their_factors_allow() -> None:
+    """a = 0.4 and 0.2: alpha 0.3, weights 2/3 and 1/3; a third that is not followed takes no part."""
+    hard = np.array([1.0])
+    softs = [np.array([3.0]), np.array([-3.0]), np.array([100.0])]
+    assert alpha([0.4, 0.2, 0.0]) == pytest.approx(0.3)
+    expected = 0.7 * 1.0 + 0.3 * (2 / 3 * 3.0 + 1 / 3 * -3.0)
+    assert mixed(hard, softs, [0.4, 0.2, 0.0], kappa=1.0).tolist() == pytest.approx([expected])
+    assert alpha([]) == 0.0
+
+
+def test_the_peers_word_has_the_reverse_kls_gradient() -> None:
+    """Over a small vocabulary: E_q[soft grad log q] by enumeration against the derivative of -KL(q || p)."""
+    random = np.random.default_rng(0)
+    logits, p = random.normal(size=6), random.dirichlet(np.ones(6))
+
+    def q_of(z: np.ndarray) -> np.ndarray:
+        return np.exp(z) / np.exp(z).sum()
+
+    def kl(z: np.ndarray) -> float:
+        return float((q_of(z) * (np.log(q_of(z)) - np.log(p))).sum())
+
+    q = q_of(logits)
+    told = soft(np.log(p), np.log(q), clip=50.0)
+    policy_gradient = sum(q[t] * told[t] * (np.eye(6)[t] - q) for t in range(6))
+    steps = np.eye(6) * 1e-6
+    derivative = [(kl(logits + h) - kl(logits - h)) / 2e-6 for h in steps]
+    assert policy_gradient == pytest.approx(-np.array(derivative), abs=1e-7)
+
+
+def test_rms() -> None:
+    assert rms(np.array([3.0, 4.0])) == pytest.approx(math.sqrt(12.5))
+    assert rms(np.array([])) == 0.0
