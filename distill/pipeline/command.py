@@ -65,7 +65,10 @@ def _show_outlook(place: Place, gpu: str | None) -> None:
         for line in filter(None, [stage.cost, *stage.why.splitlines()]):
             print(f"    {line}")
     if gpu is not None:
-        print("GPU-hours are estimated as `rlvr plan` does, not measured; without start, evaluations and teachers")
+        print(
+            "GPU-hours are estimated as `rlvr plan` does, not measured: prompts and answers half as long as allowed, "
+            "no group sampled again, without starts, evaluations and teachers"
+        )
     if names := on_trust(place):
         print(f"not looked for, as a dry run asks no network: {', '.join(names)}")
     print("checked: settings, options, names of rewards, licences of named teachers; not the columns of data")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rlvr.architecture.catalog import ModelNotFound, find_model
 from rlvr.architecture.facts import Architecture, UnknownArchitecture
 from rlvr.config import Config
+from rlvr.distill.pipeline.models import began_with
 from rlvr.distill.pipeline.place import Place
-from rlvr.distill.pipeline.recipe import REFERENCE, Stage
 from rlvr.distill.pipeline.verbs import VERBS
 from rlvr.plan.accelerators import Accelerator
 from rlvr.plan.estimate import configured_split, estimate
@@ -44,8 +44,11 @@ def bounds(place: Place, name: str) -> str:
             return f"{samples} answer{'s' * (samples > 1)} to {asked}, each of at most {tokens:,} tokens"
         case _:
             trained = config.steps * answers
-            read = ", each read by a teacher" if stage.verb == "distill opd" else ""
-            return f"{steps}, {trained:,} trained answers, at most {trained * tokens:,} tokens of them{read}"
+            size = f"{steps}, {trained:,} trained answers, at most {trained * tokens:,} tokens of them"
+            if stage.verb == "distill opd":
+                return f"{size}, each read by a teacher"
+            refill = config.rollout.max_refill if config.rollout.drop_zero_variance else 1
+            return size if refill == 1 else f"{size}; at most {refill:g} times as many are sampled"
 
 
 def gpu_hours(place: Place, name: str, gpu: Accelerator) -> str:
@@ -54,7 +57,7 @@ def gpu_hours(place: Place, name: str, gpu: Accelerator) -> str:
     Start, evaluations, groups that are sampled again and teachers are left out. Empty where nothing can be said: for
     other verbs, and for a model whose facts are not here.
     """
-    architecture = _architecture(place, f"${{{name}}}")
+    architecture = _architecture(place, name)
     if architecture is None or place.recipe.stages[name].verb not in ("train", "distill opd"):
         return ""
     config = place.config(name)
@@ -84,22 +87,10 @@ def _wanted(config: Config) -> int:
     return config.learner.ranks + config.generator.count * config.generator.tensor_parallel
 
 
-def _architecture(place: Place, model: str) -> Architecture | None:
-    """Of a model by name, or of what a policy was first made from; None where its facts are not here."""
-    reference = REFERENCE.fullmatch(model)
-    if reference is not None and reference[1] in place.recipe.stages:
-        before = _made_from(place.recipe.stages[reference[1]])
-        return None if before is None else _architecture(place, before)
+def _architecture(place: Place, name: str) -> Architecture | None:
+    """Of the model that a stage's policy goes back to; None where its facts are not here."""
+    model = began_with(place, f"${{{name}}}")
     try:
-        return find_model(str(place.output(reference[1])) if reference else model, ask_hub=False).architecture
+        return None if model is None else find_model(model, ask_hub=False).architecture
     except (ModelNotFound, UnknownArchitecture):
         return None
-
-
-def _made_from(stage: Stage) -> str | None:
-    """The model of a stage's settings, as the recipe names it; of a merge the first."""
-    if not stage.settings:
-        return stage.arguments[0] if stage.arguments else None
-    model = stage.settings.get("model")
-    name = model.get("name") if isinstance(model, dict) else model
-    return None if name is None else str(name)

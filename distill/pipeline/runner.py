@@ -25,6 +25,7 @@ from rlvr.distill.pipeline.checks import check_stages
 from rlvr.distill.pipeline.cost import gpus_held
 from rlvr.distill.pipeline.identity import differences, evaluation_identity, hash_of, identity_of
 from rlvr.distill.pipeline.ledger import Evaluation, Record
+from rlvr.distill.pipeline.models import check_models
 from rlvr.distill.pipeline.place import Place, evaluation_command
 from rlvr.distill.pipeline.recipe import RecipeError
 from rlvr.distill.pipeline.regression_gate import hold
@@ -52,6 +53,7 @@ def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Finished]:
     one than it is now; for one that fails; and for one that does not hold its gate.
     """
     check_stages(place)
+    check_models(place)
     place.folder.mkdir(parents=True, exist_ok=True)
     with _locked(place.folder):
         if start is not None:

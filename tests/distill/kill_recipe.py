@@ -2,6 +2,8 @@
 
     python tests/distill/kill_recipe.py examples/recipes/r1-tiny.yaml --folder runs/killed
 
+`--stages cold_start cold_start/evaluation` kills in a stage and in the evaluation of its policy alone.
+
 Each kill is of the command's whole process group. What the group leaves behind becomes a child of this program, so no
 process can hide: all must be gone within GONE_WITHIN_S. Then the next run goes on, and is killed in the next stage.
 What is printed at the end is what was seen; the exit code is 1 where anything was not as it should be.
@@ -47,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--folder", type=Path, required=True, help="a new one")
-    parser.add_argument("--stages", nargs="*", help="those in which it is killed; unset: all")
+    parser.add_argument("--stages", nargs="*", help="where it is killed: STAGE or STAGE/evaluation; unset: every stage")
     given = parser.parse_args()
     if given.folder.exists():
         sys.exit(f"{given.folder} is there already: name a new folder")
@@ -83,18 +85,20 @@ def kill_in(stage: str, place: Place, words: list[str]) -> Kill:
     return Kill(stage, hit, gone_s, tuple(faults))
 
 
-def wait_for_the_middle(stage: str, place: Place, command: subprocess.Popen[bytes]) -> str:
+def wait_for_the_middle(target: str, place: Place, command: subprocess.Popen[bytes]) -> str:
     """Until the stage has begun: where it has checkpoints, until a step after the first; else for a moment."""
-    folder = place.stage(stage)
+    stage, _, evaluation = target.partition("/")
+    folder = place.stage(stage).path / evaluation
+    begun, ended = ("config.yaml", "evaluation.json") if evaluation else ("begun.json", "stage.json")
+    has_steps = VERBS[place.recipe.stages[stage].verb].trains and not evaluation
     deadline = time.monotonic() + STAGE_WITHIN_S
-    has_steps = VERBS[place.recipe.stages[stage].verb].trains
     begun_at: float | None = None
     while command.poll() is None and time.monotonic() < deadline:
-        if (folder.path / "stage.json").is_file():
+        if (folder / ended).is_file():
             return "it had just ended"
-        if begun_at is None and (folder.path / "begun.json").is_file():
+        if begun_at is None and (folder / begun).is_file():
             begun_at = time.monotonic()
-        step, checkpoint = steps_of(RunFolder(folder.run)) if has_steps else (0, 0)
+        step, checkpoint = steps_of(RunFolder(place.stage(stage).run)) if has_steps else (0, 0)
         if checkpoint and step > checkpoint:
             return f"after step {step}, checkpoint of {checkpoint}"
         if not has_steps and begun_at is not None and time.monotonic() - begun_at > A_MOMENT_S:

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlvr.demo import BASE
 from rlvr.distill.pipeline.cost import bounds
 from rlvr.distill.pipeline.dry_run import State, outlook
 from rlvr.distill.pipeline.ledger import Evaluation
+from rlvr.distill.pipeline.models import began_with
 from rlvr.distill.pipeline.place import Place
 from rlvr.distill.pipeline.recipe import Bound, RecipeError, read_recipe
 from rlvr.distill.pipeline.regression_gate import hold
@@ -219,7 +221,9 @@ TRAINS: dict[str, object] = {"verb": "train", "settings": SETTINGS | {"model": "
 
 def test_costs_are_bounds_from_the_settings(tmp_path: Path) -> None:
     place = stage_with(tmp_path, {"verb": "train", "settings": SETTINGS})
-    assert bounds(place, "s") == "10 steps, 320 trained answers, at most 32,000 tokens of them"
+    assert bounds(place, "s") == (
+        "10 steps, 320 trained answers, at most 32,000 tokens of them; at most 4 times as many are sampled"
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,6 +249,40 @@ def test_a_fault_of_any_stage_is_told_before_the_first_runs(
     with pytest.raises(RecipeError, match=message):
         run_recipe(place, None, print)
     assert not place.stage("s").path.exists()
+
+
+def test_models_are_looked_for_and_teachers_understood_before_the_first_stage(tmp_path: Path, teacher: Path) -> None:
+    place = stage_with(tmp_path, {"verb": "train", "settings": SETTINGS})
+    with pytest.raises(RecipeError, match=r"stages.s: model.name=.*/x: the folder has no config.json"):
+        run_recipe(place, None, print)
+    other = json.loads((teacher / "tokenizer_config.json").read_text())
+    (tmp_path / "teacher").mkdir()
+    for file in teacher.iterdir():
+        (tmp_path / "teacher" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "teacher" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    other.pop("chat_template", None)
+    (tmp_path / "teacher" / "tokenizer_config.json").write_text(json.dumps(other))
+    options = {"teacher": "${x}"}
+    (tmp_path / "x").rmdir()
+    (tmp_path / "teacher").rename(tmp_path / "x")
+    place = stage_with(tmp_path, {"verb": "distill opd", "settings": SETTINGS | {"model": "tiny"}, "options": options})
+    with pytest.raises(RecipeError, match=r"stages.s: teacher .*/x: its chat template differs from the student's"):
+        run_recipe(place, None, print)
+    assert not place.stage("s").path.exists()
+
+
+def test_a_model_goes_back_to_what_its_first_stage_began_with(tmp_path: Path) -> None:
+    tree = {
+        "name": "n",
+        "stages": {
+            "a": {"verb": "train", "settings": SETTINGS | {"model": {"name": "tiny"}}},
+            "b": {"verb": "train", "settings": SETTINGS | {"model": "${a}"}},
+            "c": {"verb": "distill merge", "arguments": ["${b}", "${a}"]},
+            "d": {"verb": "command", "output": "model", "arguments": ["cp", "${c}", "${out}"]},
+        },
+    }
+    place = Place(read_recipe(write(tmp_path, tree)), tmp_path)
+    assert [began_with(place, f"${{{name}}}") for name in "abcd"] == [str(BASE), str(BASE), str(BASE), None]
 
 
 def test_a_stage_that_trains_is_a_command_line_with_a_config(tmp_path: Path) -> None:

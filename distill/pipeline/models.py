@@ -1,0 +1,80 @@
+"""The models that a recipe's policies go back to: by what stages begin with, through all that was trained of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rlvr.config import ModelConfig
+from rlvr.distill.opd import teacher_word
+from rlvr.distill.pipeline.place import Place
+from rlvr.distill.pipeline.recipe import REFERENCE, RecipeError, Stage
+from rlvr.distill.pipeline.verbs import VERBS
+from rlvr.distill.tokenizers import TokenizerMismatch, refuse_mismatch
+from rlvr.prepare import PreparationError, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SCORED = ("distill opd", "distill capture")  # here a teacher reads the student's token ids
+
+
+def began_with(place: Place, model: str) -> str | None:
+    """The folder or hub name that a model goes back to, also through merges; None for what a command made."""
+    reference = REFERENCE.fullmatch(model)
+    if reference is None:
+        return model
+    if reference[1] in place.recipe.inputs:
+        return str(place.output(reference[1]))
+    before = _made_from(place.recipe.stages[reference[1]])
+    return None if before is None else began_with(place, before)
+
+
+def check_models(place: Place) -> None:
+    """See that the models are there, and that teachers speak their students' tokens: what else is found out late.
+
+    Asks the network for the tokenizers of hub names that are not in its cache. Raises RecipeError.
+    """
+    loaded: dict[str, PreTrainedTokenizerBase] = {}
+    wrong = [f"stages.{name}: {line}" for name in place.recipe.stages for line in _faults(place, name, loaded)]
+    if wrong:
+        raise RecipeError("the recipe cannot be run:\n" + "\n".join(f"  - {line}" for line in dict.fromkeys(wrong)))
+
+
+def _faults(place: Place, name: str, loaded: dict[str, PreTrainedTokenizerBase]) -> Iterable[str]:
+    stage = place.recipe.stages[name]
+    student = began_with(place, f"${{{name}}}") if VERBS[stage.verb].has_settings else None
+    if student is None:
+        return
+    try:
+        ours = _tokenizer(student, loaded)
+        if stage.verb not in _SCORED:
+            return
+        for model in _teachers(place, stage):
+            refuse_mismatch(ours, _tokenizer(model, loaded), model)
+    except (PreparationError, TokenizerMismatch) as error:
+        yield str(error)
+
+
+def _teachers(place: Place, stage: Stage) -> Iterable[str]:
+    words = stage.options["teacher"]
+    for word in [teacher_word(str(one)) for one in (words if isinstance(words, list) else [words])]:
+        name = stage.options.get("tokenizer", word.name) if word.url else word.name
+        model = began_with(place, str(name))
+        if model is not None:
+            yield model
+
+
+def _tokenizer(model: str, loaded: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
+    if model not in loaded:
+        loaded[model] = load_tokenizer(model)
+    return loaded[model]
+
+
+def _made_from(stage: Stage) -> str | None:
+    """The model of a stage's settings, as the recipe names it; of a merge the first."""
+    if not stage.settings:
+        return stage.arguments[0] if stage.arguments and VERBS[stage.verb].words else None
+    model = stage.settings.get("model")
+    name = model.get("name") if isinstance(model, dict) else model
+    return None if name is None else ModelConfig(name=str(name)).name  # `tiny` is a folder
