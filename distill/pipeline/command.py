@@ -26,7 +26,8 @@ def run(
     file: Annotated[Path, typer.Argument(help="the recipe, a .yaml file")],
     folder: Annotated[Path | None, typer.Option(help="where it runs; unset: runs/NAME, by the recipe's name")] = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="run this stage and all made of it anew")
+        list[str] | None,
+        typer.Option("--from", metavar="STAGE", help="run this stage and all made of it anew; may be repeated"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
     gpu: Annotated[
@@ -45,12 +46,12 @@ def run(
     if dry_run:
         _show_outlook(place, gpu)
     else:
-        _show_finished(place, run_recipe(place, start, print))
+        _show_finished(place, run_recipe(place, start or (), print))
 
 
 def _show_outlook(place: Place, gpu: str | None) -> None:
     from rlvr.distill.pipeline.checks import on_trust
-    from rlvr.distill.pipeline.dry_run import outlook
+    from rlvr.distill.pipeline.dry_run import State, outlook
     from rlvr.plan.accelerators import GPUS, accelerator
     from rlvr.readable import duration
 
@@ -64,6 +65,8 @@ def _show_outlook(place: Place, gpu: str | None) -> None:
         print(f"[{number}/{len(stages)}] {stage.stage}: {stage.state}{took}: {stage.verb}{made_of}")
         for line in filter(None, [stage.cost, *stage.why.splitlines()]):
             print(f"    {line}")
+    if changed := [stage.stage for stage in stages if stage.state is State.CHANGED]:
+        print(f"a run would stop at what has changed; anew with {' '.join(f'--from {name}' for name in changed)}")
     if gpu is not None:
         print(
             "GPU-hours are estimated as `rlvr plan` does, not measured: prompts and answers half as long as allowed, "

@@ -29,8 +29,7 @@ def hash_of(path: Path) -> str:
 
 def identity_of(stage: Stage, hashes: Mapping[str, str]) -> Identity:
     """Each setting of a stage by its path, with the hashes of inputs and outputs in the place of their names."""
-    tree = {"settings": stage.settings, "arguments": stage.arguments, "options": stage.options}
-    return {"verb": stage.verb, **_named(tree, hashes)}
+    return {"verb": stage.verb, **_named(_tree(stage), hashes)}
 
 
 def evaluation_identity(asked: Mapping[str, Any], hashes: Mapping[str, str], policy_hash: str) -> Identity:
@@ -38,15 +37,20 @@ def evaluation_identity(asked: Mapping[str, Any], hashes: Mapping[str, str], pol
     return {"policy": f"sha256:{policy_hash}", **_named(asked, hashes)}
 
 
-def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is not as it was, one line a setting."""
+def differences(before: Mapping[str, str], now: Mapping[str, str], stage: Stage) -> list[str]:
+    """What is not as it was, one line a setting; `now` is the identity of the stage as it stands."""
     lines = []
+    written = dict(_leaves(_tree(stage), ""))
     for key in sorted({*before, *now}):
         old, new = before.get(key, "unset"), now.get(key, "unset")
         if old != new:
-            changed = old.startswith('"sha256:') and new.startswith('"sha256:')
-            lines.append(f"{key}: what it was made of has changed" if changed else f"{key}: was {old}, is {new}")
+            changed = "sha256:" in old and "sha256:" in new
+            lines.append(f"{key}: {written[key]} has changed" if changed else f"{key}: was {old}, is {new}")
     return lines
+
+
+def _tree(stage: Stage) -> Mapping[str, Any]:
+    return {"settings": stage.settings, "arguments": stage.arguments, "options": stage.options}
 
 
 def _named(tree: Mapping[str, Any], hashes: Mapping[str, str]) -> Identity:

@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,25 +46,26 @@ class Finished:
     evaluation: Evaluation | None
 
 
-def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Finished]:
-    """Run what is not done. `start` (--from) puts aside a stage and all that is made of it, and runs them anew.
+def run_recipe(place: Place, start: Sequence[str], tell: Tell) -> list[Finished]:
+    """Run what is not done. `start` (--from) puts aside stages and all that is made of them, and runs them anew.
 
-    Raises RecipeError: for what is wrong in any stage, before the first is run; for a stage that was run as another
-    one than it is now; for one that fails; and for one that does not hold its gate.
+    Raises RecipeError: for what is wrong in any stage, and for stages that were run as others than they are now, before
+    anything is run; for a stage that fails; and for one that does not hold its gate.
     """
     check_stages(place)
     check_models(place)
     place.folder.mkdir(parents=True, exist_ok=True)
     with _locked(place.folder):
-        if start is not None:
-            _put_aside(place, start, tell)
+        hashes = {name: hash_of(path) for name, path in place.recipe.inputs.items()}
+        anew = _made_anew(place, start)
+        done = _done_before(place, hashes, anew)
+        _put_aside(place, anew, tell)
         with replacing(place.folder / "recipe.yaml") as partial:
             partial.write_text(yaml.safe_dump(place.recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        hashes = {name: hash_of(path) for name, path in place.recipe.inputs.items()}
         finished: dict[str, Finished] = {}
         for number, name in enumerate(place.recipe.stages, start=1):
             head = f"[{number}/{len(place.recipe.stages)}] {name}"
-            record = done_before(place, name, hashes)
+            record = done.get(name)
             if record is None:
                 record = _run_stage(place, name, hashes, head, tell)
                 tell(f"{head}: done in {duration(record.seconds)}")
@@ -83,20 +84,40 @@ def run_recipe(place: Place, start: str | None, tell: Tell) -> list[Finished]:
 
 def done_before(place: Place, name: str, hashes: Mapping[str, str]) -> Record | None:
     """The record of a stage that is done as it stands in the recipe. Raises RecipeError when it is another one now."""
-    identity = identity_of(place.recipe.stages[name], hashes)
+    stage = place.recipe.stages[name]
+    identity = identity_of(stage, hashes)
     record = place.stage(name).record()
     if record is not None and record.identity != identity:
-        lines = "\n".join(f"  - {line}" for line in differences(record.identity, identity))
-        raise RecipeError(
-            f"stage {name} in {place.folder} was run as another one:\n{lines}\n"
-            f"run it and what is made of it anew with --from {name}, or use another folder"
-        )
+        lines = "\n".join(f"  - {line}" for line in differences(record.identity, identity, stage))
+        raise RecipeError(f"stage {name} in {place.folder} was run as another one:\n{lines}")
     if record is not None and hash_of(place.output(name)) != record.output_hash:
-        raise RecipeError(
-            f"stage {name}: {place.output(name)} is not what the stage left; "
-            f"run it and what is made of it anew with --from {name}"
-        )
+        raise RecipeError(f"stage {name}: {place.output(name)} is not what the stage left")
     return record
+
+
+def _done_before(place: Place, inputs: Mapping[str, str], anew: Collection[str]) -> dict[str, Record]:
+    """The records of all stages that are done, but those that are made anew. Raises RecipeError for all that changed.
+
+    What is made of a stage that is not done is not done either.
+    """
+    hashes, done = dict(inputs), dict[str, Record]()
+    changed: dict[str, str] = {}
+    for name, stage in place.recipe.stages.items():
+        if name in anew or stage.references() - set(hashes):
+            continue
+        try:
+            record = done_before(place, name, hashes)
+        except RecipeError as error:
+            changed[name] = str(error)
+            continue
+        if record is not None:
+            done[name], hashes[name] = record, record.output_hash
+    if changed:
+        words = " ".join(f"--from {name}" for name in changed)
+        raise RecipeError(
+            "\n".join(changed.values()) + f"\nrun that and what is made of it anew with {words}, or use another folder"
+        )
+    return done
 
 
 def _run_stage(place: Place, name: str, hashes: Mapping[str, str], head: str, tell: Tell) -> Record:
@@ -113,7 +134,7 @@ def _run_stage(place: Place, name: str, hashes: Mapping[str, str], head: str, te
     tell(f"{head}: {stage.verb}" + (f", from its checkpoint of step {checkpoint.state.step}" if checkpoint else ""))
     before_s = 0.0 if checkpoint is None else _seconds_until(RunFolder(folder.run), checkpoint.state.step)
     started = time.monotonic()
-    _run_process(name, place.command(name, resume=checkpoint is not None), folder.log)
+    _run_process(name, place.command(name, resume=checkpoint is not None), folder.log, _show)
     output = place.output(name)
     if not output.exists():
         raise RecipeError(f"stage {name} ended without an error, but left nothing at {output}")
@@ -152,15 +173,16 @@ def _evaluation(place: Place, record: Record, hashes: Mapping[str, str], head: s
     folder.write_config(place.evaluation(place.output(name)))
     result = folder.path / "metrics.json"
     started = time.monotonic()
-    _run_process(f"{name} (evaluation)", evaluation_command(folder, result), folder.log)
+    # Its figures are told by us; what engines say when they start is in the log.
+    _run_process(f"{name} (evaluation)", evaluation_command(folder, result), folder.log, lambda line: None)
     metrics = json.loads(result.read_text(encoding="utf-8"))
     evaluation = Evaluation(identity, metrics, round(time.monotonic() - started, 1))
     place.stage(name).write_evaluation(evaluation)
     return evaluation
 
 
-def _run_process(what: str, words: list[str], log: Path) -> None:
-    """Run a command to its end, its output shown and kept. It ends with us, however we end."""
+def _run_process(what: str, words: list[str], log: Path, show: Callable[[bytes], None]) -> None:
+    """Run a command to its end, its output kept and given to `show`. It ends with us, however we end."""
     # The child asks the kernel for its own end when we end: a pipeline that is killed leaves no stage behind.
     guarded = [sys.executable, "-m", "rlvr.distill.pipeline.with_parent", *words]
     with log.open("ab") as kept, subprocess.Popen(guarded, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -168,8 +190,7 @@ def _run_process(what: str, words: list[str], log: Path) -> None:
         try:
             for line in process.stdout:
                 kept.write(line)
-                sys.stdout.write("    " + line.decode(errors="replace"))
-                sys.stdout.flush()
+                show(line)
         except BaseException:
             process.terminate()
             raise
@@ -182,10 +203,21 @@ def _run_process(what: str, words: list[str], log: Path) -> None:
         )
 
 
-def _put_aside(place: Place, start: str, tell: Tell) -> None:
-    if start not in place.recipe.stages:
-        raise RecipeError(f"--from {start}: no such stage; there are {', '.join(place.recipe.stages)}")
-    for name in place.recipe.after(start):
+def _show(line: bytes) -> None:
+    sys.stdout.write("    " + line.decode(errors="replace"))
+    sys.stdout.flush()
+
+
+def _made_anew(place: Place, start: Sequence[str]) -> list[str]:
+    """The stages of --from and all that is made of them, in order. Raises RecipeError for one that is none."""
+    for name in start:
+        if name not in place.recipe.stages:
+            raise RecipeError(f"--from {name}: no such stage; there are {', '.join(place.recipe.stages)}")
+    return [name for name in place.recipe.stages if any(name in place.recipe.after(one) for one in start)]
+
+
+def _put_aside(place: Place, stages: Sequence[str], tell: Tell) -> None:
+    for name in stages:
         aside = place.stage(name).put_aside()
         if aside is not None:
             tell(f"{name}: what it left is now in {aside}")

@@ -52,8 +52,8 @@ def chain(folder: Path) -> dict[str, object]:
     return {"name": "chain", "inputs": {"words": "words.txt"}, "stages": stages}
 
 
-def run(folder: Path, start: str | None = None) -> list[str]:
-    """What was told."""
+def run(folder: Path, *start: str) -> list[str]:
+    """What was told. `start` are the stages of --from."""
     told: list[str] = []
     run_recipe(Place(read_recipe(folder / "recipe.yaml"), folder / "out"), start, told.append)
     return told
@@ -75,7 +75,7 @@ def test_stages_run_once_each_after_what_it_is_made_of(tmp_path: Path) -> None:
 def test_from_runs_a_stage_and_what_is_made_of_it_and_keeps_the_old(tmp_path: Path) -> None:
     write(tmp_path, chain(tmp_path))
     run(tmp_path)
-    run(tmp_path, start="a")
+    run(tmp_path, "a")
     assert ran(tmp_path) == ["a", "b", "c", "a", "b"]
     assert (tmp_path / "out" / "replaced" / "b-1" / "out").read_text() == "SOME WORDS Ab"
 
@@ -84,15 +84,30 @@ def test_a_changed_input_is_refused_and_named(tmp_path: Path) -> None:
     write(tmp_path, chain(tmp_path))
     run(tmp_path)
     (tmp_path / "words.txt").write_text("other words ")
-    with pytest.raises(
-        RecipeError, match=r"stage a .* another one:\n  - arguments\[4\]: what it was made of .*\n.*--from a"
-    ):
+    both = r"stage a .* another one:\n  - arguments\[4\]: .*words.* has changed\nstage c .*\n.*\n.*--from a --from c"
+    with pytest.raises(RecipeError, match=both):
+        run(tmp_path)
+    with pytest.raises(RecipeError, match=r"^stage c .* another one"):
+        run(tmp_path, "a")
+    assert ran(tmp_path) == ["a", "b", "c"]
+    assert not (tmp_path / "out" / "replaced").exists()
+    run(tmp_path, "a", "c")
+    assert ran(tmp_path) == ["a", "b", "c", "a", "b", "c"]
+    assert (tmp_path / "out" / "b" / "out").read_text() == "OTHER WORDS Ab"
+
+
+def test_a_change_is_refused_before_what_is_not_done_is_run(tmp_path: Path) -> None:
+    tree = chain(tmp_path)
+    write(tmp_path, tree)
+    run(tmp_path)
+    (tmp_path / "out" / "a" / "stage.json").unlink()
+    stages = tree["stages"]
+    assert isinstance(stages, dict)
+    stages["c"]["arguments"][3] = "d"
+    write(tmp_path, tree)
+    with pytest.raises(RecipeError, match=r"stage c .*\n  - arguments\[3\]: was \"c\", is \"d\"\n.*--from c"):
         run(tmp_path)
     assert ran(tmp_path) == ["a", "b", "c"]
-    with pytest.raises(RecipeError, match=r"stage c .* another one"):
-        run(tmp_path, start="a")
-    run(tmp_path, start="c")
-    assert (tmp_path / "out" / "b" / "out").read_text() == "OTHER WORDS Ab"
 
 
 def test_an_output_that_somebody_changed_is_refused(tmp_path: Path) -> None:
@@ -108,9 +123,9 @@ def test_a_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
     from rlvr.distill.pipeline.recipe import Stage
 
     before = identity_of(Stage(verb="train", settings={"learner": {"learning_rate": 1e-5}, "data": "${x}"}), {"x": "1"})
-    now = identity_of(Stage(verb="train", settings={"learner": {"learning_rate": 2e-5}, "data": "${x}"}), {"x": "2"})
-    assert differences(before, now) == [
-        "settings.data: what it was made of has changed",
+    stage = Stage(verb="train", settings={"learner": {"learning_rate": 2e-5}, "data": "${x}"})
+    assert differences(before, identity_of(stage, {"x": "2"}), stage) == [
+        'settings.data: "${x}" has changed',
         "settings.learner.learning_rate: was 1e-05, is 2e-05",
     ]
 
@@ -247,14 +262,14 @@ def test_a_fault_of_any_stage_is_told_before_the_first_runs(
     with pytest.raises(RecipeError, match=message):
         outlook(place)
     with pytest.raises(RecipeError, match=message):
-        run_recipe(place, None, print)
+        run_recipe(place, (), print)
     assert not place.stage("s").path.exists()
 
 
 def test_models_are_looked_for_and_teachers_understood_before_the_first_stage(tmp_path: Path, teacher: Path) -> None:
     place = stage_with(tmp_path, {"verb": "train", "settings": SETTINGS})
     with pytest.raises(RecipeError, match=r"stages.s: model.name=.*/x: the folder has no config.json"):
-        run_recipe(place, None, print)
+        run_recipe(place, (), print)
     other = json.loads((teacher / "tokenizer_config.json").read_text())
     (tmp_path / "teacher").mkdir()
     for file in teacher.iterdir():
@@ -267,7 +282,7 @@ def test_models_are_looked_for_and_teachers_understood_before_the_first_stage(tm
     (tmp_path / "teacher").rename(tmp_path / "x")
     place = stage_with(tmp_path, {"verb": "distill opd", "settings": SETTINGS | {"model": "tiny"}, "options": options})
     with pytest.raises(RecipeError, match=r"stages.s: teacher .*/x: its chat template differs from the student's"):
-        run_recipe(place, None, print)
+        run_recipe(place, (), print)
     assert not place.stage("s").path.exists()
 
 
