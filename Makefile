@@ -30,7 +30,7 @@ typecheck: $(VENV)/installed
 	@rm -rf build/typed && mkdir -p build/typed/rlvr
 	@ln -s $(CURDIR)/rlvr/* build/typed/rlvr/
 	@for room in rewards envs distill sandbox; do ln -s $(CURDIR)/$$room build/typed/rlvr/$$room; done
-	cd build/typed && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
+	cd build/typed && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy
 
 base: $(VENV)/installed ## make the demo's base model anew (about 10 minutes of one core)
 	$(BIN)/python -m rlvr.demo.build_base
