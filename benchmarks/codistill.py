@@ -1,9 +1,9 @@
 """Two specialists that teach each other, beside one model that is trained on both of their subjects.
 
 The specialists are the demo's base of both subjects after reinforcement learning on word problems alone, and on small
-functions alone. They co-distill on both subjects; against them one model is trained by GRPO on both, with the same
-settings and as many sampled tokens: from each specialist (tokens of the second stage), and from the base (tokens of
-both stages). Greedy accuracy on held-out problems of each subject, a mean over seeds.
+functions alone; one pair for all seeds. They co-distill on both subjects. Against them one model is trained by GRPO on
+both, with the same settings and as many sampled tokens: from each specialist (tokens of the second stage), and from the
+base (tokens of both stages). Greedy accuracy on held-out problems of each subject, a mean over seeds.
 
     python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then codistill, alone, whole; in this order
     python benchmarks/codistill.py FOLDER --plot docs/codistill.png       # the table of all seeds that are there
@@ -38,8 +38,8 @@ VERIFIERS = {"math": "math_answer", "code": "code"}
 RLVR = [sys.executable, "-m", "rlvr.cli"]
 TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
-SPECIALIST_STEPS = 60  # of 128 answers
-STEPS = 40  # of 64 answers, for each peer; one model takes twice as many
+SPECIALIST_STEPS = {"math": 50, "code": 40}  # of 128 answers, as in examples/recipes/mopd-tiny.yaml
+STEPS = 32  # of 64 answers, for each peer; one model takes twice as many
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Point:
     accuracy: dict[str, float]
 
 
-def settings(folder: Path, subjects: str, groups: int) -> dict[str, object]:
+def settings(folder: Path, subjects: str, steps: int, groups: int) -> dict[str, object]:
     """Of every run, on problems of `math`, `code` or `both`; on both it is evaluated."""
     prompts = {"prompt": "question", "max_prompt_tokens": 128}
     rewards = [{"use": VERIFIERS[name], "where": {"subject": name}} for name in SUBJECTS]
-    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": 8}
+    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": steps // 4}
     return {
         "data": {"path": str(folder / f"{subjects}.jsonl"), **prompts},
         "reward": {
@@ -69,6 +69,7 @@ def settings(folder: Path, subjects: str, groups: int) -> dict[str, object]:
         "generator": {"engine": "transformers"},
         "checkpoint": {"every_steps": 10},
         "tensorboard": False,
+        "steps": steps,
     }
 
 
@@ -106,25 +107,30 @@ def run_or_resume(verb: str, folder: Path, name: str, tree: dict[str, object], c
 
 
 def train(folder: Path, name: str, model: Path, subjects: str, steps: int, groups: int, seed: int) -> None:
-    if (folder / name / "policy").exists():
+    if is_done(folder / name):
         return
-    tree = settings(folder, subjects, groups) | {"model": str(model), "steps": steps, "seed": seed}
+    tree = settings(folder, subjects, steps, groups) | {"model": str(model), "seed": seed}
     run_or_resume("train", folder, name, tree, folder / name / "checkpoints")
     print(f"{folder.name} {name}: {curve(folder / name)[-1:]}", flush=True)
 
 
+def specialist(folder: Path, name: str) -> Path:
+    """One for all seeds."""
+    return folder.parent / f"specialist-{name}"
+
+
 def specialists(folder: Path, seed: int) -> None:
-    for name in SUBJECTS:
-        train(folder, f"specialist-{name}", BASE_OF_BOTH, name, SPECIALIST_STEPS, 16, seed)
+    write_problems(folder.parent, 0)
+    for name, steps in SPECIALIST_STEPS.items():
+        train(folder.parent, f"specialist-{name}", BASE_OF_BOTH, name, steps, 16, 0)
 
 
 def codistill(folder: Path, seed: int) -> None:
-    if (folder / "codistill" / "peers" / "code" / "policy").exists():
+    if all(is_done(peer(folder, name)) for name in SUBJECTS):
         return
-    tree = settings(folder, "both", 8) | {
+    tree = settings(folder, "both", STEPS, 8) | {
         "codistill": {"tag_column": "subject"},
-        "peers": {name: {"model": str(folder / f"specialist-{name}" / "policy")} for name in SUBJECTS},
-        "steps": STEPS,
+        "peers": {name: {"model": str(specialist(folder, name) / "policy")} for name in SUBJECTS},
         "seed": seed,
     }
     run_or_resume("codistill", folder, "codistill", tree, peer(folder, "math") / "checkpoints")
@@ -134,12 +140,12 @@ def codistill(folder: Path, seed: int) -> None:
 
 def alone(folder: Path, seed: int) -> None:
     for name in SUBJECTS:
-        train(folder, f"alone-{name}", folder / f"specialist-{name}" / "policy", "both", 2 * STEPS, 8, seed)
+        train(folder, f"alone-{name}", specialist(folder, name) / "policy", "both", 2 * STEPS, 8, seed)
 
 
 def whole(folder: Path, seed: int) -> None:
     """The base with the tokens of both specialists' training and of the co-distillation, in steps of 128 answers."""
-    train(folder, "alone-base", BASE_OF_BOTH, "both", 2 * SPECIALIST_STEPS + STEPS, 16, seed)
+    train(folder, "alone-base", BASE_OF_BOTH, "both", sum(SPECIALIST_STEPS.values()) + STEPS, 16, seed)
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
@@ -148,6 +154,10 @@ STAGES: dict[str, Callable[[Path, int], None]] = {
     "alone": alone,
     "whole": whole,
 }
+
+
+def is_done(of_run: Path) -> bool:
+    return (of_run / "policy").exists()
 
 
 def peer(folder: Path, name: str) -> Path:
@@ -174,26 +184,29 @@ def both(point: Point) -> float:
 
 
 def show(folders: list[Path]) -> None:
+    """Of the runs that are there. Tokens are those of all models that a row needed, from the base on."""
     rows: dict[str, list[tuple[float, Point]]] = defaultdict(list)
     for folder in folders:
-        made = {name: sampled(folder / f"specialist-{name}") for name in SUBJECTS}
-        taught = {name: curve(peer(folder, name)) for name in SUBJECTS}
-        second = sum(points[-1].tokens for points in taught.values())
+        made = {name: sampled(specialist(folder, name)) for name in SUBJECTS}
+        second = sum(sampled(peer(folder, name)) for name in SUBJECTS)
         for name in SUBJECTS:
-            rows[f"{name} specialist, before"].append((made[name], taught[name][0]))
-            rows[f"{name} specialist, co-distilled"].append((sum(made.values()) + second, taught[name][-1]))
-            alone_ = curve(folder / f"alone-{name}")
-            rows[f"{name} specialist, alone on both"].append((made[name] + alone_[-1].tokens, alone_[-1]))
-        base = curve(folder / "alone-base")
-        rows["base, before"].append((0.0, base[0]))
-        rows["base, alone on both"].append((base[-1].tokens, base[-1]))
-    print(f"| {len(folders)} seeds | tokens, thousands | math | code | mean | mean of each seed |")
-    print("| --- | --- | --- | --- | --- | --- |")
+            taught = curve(peer(folder, name))
+            rows[f"{name} specialist, before"].append((made[name], taught[0]))
+            rows[f"{name} specialist, co-distilled"].append((sum(made.values()) + second, taught[-1]))
+            if is_done(folder / f"alone-{name}"):
+                last = curve(folder / f"alone-{name}")[-1]
+                rows[f"{name} specialist, alone on both"].append((made[name] + last.tokens, last))
+        if is_done(folder / "alone-base"):
+            points = curve(folder / "alone-base")
+            rows["base, before"].append((0.0, points[0]))
+            rows["base, alone on both"].append((points[-1].tokens, points[-1]))
+    print("| | seeds | tokens, thousands | math | code | mean | mean of each seed |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, of_seeds in sorted(rows.items(), key=lambda row: fmean(both(point) for _, point in row[1])):
         tokens = fmean(tokens for tokens, _ in of_seeds) / 1000
         of = " | ".join(f"{fmean(point.accuracy[name] for _, point in of_seeds):.3f}" for name in SUBJECTS)
-        each = ", ".join(f"{both(point):.3f}" for _, point in of_seeds)
-        print(f"| {name} | {tokens:.0f} | {of} | {fmean(both(p) for _, p in of_seeds):.3f} | {each} |")
+        mean, each = fmean(both(p) for _, p in of_seeds), ", ".join(f"{both(point):.3f}" for _, point in of_seeds)
+        print(f"| {name} | {len(of_seeds)} | {tokens:.0f} | {of} | {mean:.3f} | {each} |")
 
 
 def plot(folders: list[Path], file: Path) -> None:
@@ -207,13 +220,13 @@ def plot(folders: list[Path], file: Path) -> None:
     for number, folder in enumerate(folders):
         for colour, name in enumerate(SUBJECTS):
             lines = (
-                (f"{name} specialist, co-distilled", "-", curve(peer(folder, name)), len(SUBJECTS)),
-                (f"{name} specialist, alone on both", ":", curve(folder / f"alone-{name}"), 1),
+                (f"{name} specialist, co-distilled", "-", peer(folder, name), len(SUBJECTS)),
+                (f"{name} specialist, alone on both", ":", folder / f"alone-{name}", 1),
             )
-            for label, style, points, models in lines:
-                tokens = [models * point.tokens / 1000 for point in points]
+            for label, style, of_run, models in lines:
+                points = curve(of_run) if is_done(of_run) else []
                 axes.plot(
-                    tokens,
+                    [models * point.tokens / 1000 for point in points],
                     [both(point) for point in points],
                     style,
                     color=f"C{colour}",
@@ -239,11 +252,13 @@ def main() -> None:
         write_problems(folder, arguments.seed)
     for stage in arguments.stage or []:
         STAGES[stage](folder, arguments.seed)
-    whole_seeds = [one for one in sorted(arguments.folder.glob("seed-*")) if (one / "alone-base" / "policy").exists()]
-    if whole_seeds:
-        show(whole_seeds)
+    seeds = [
+        one for one in sorted(arguments.folder.glob("seed-*")) if all(is_done(peer(one, name)) for name in SUBJECTS)
+    ]
+    if seeds:
+        show(seeds)
     if arguments.plot:
-        plot(whole_seeds, arguments.plot)
+        plot(seeds, arguments.plot)
 
 
 if __name__ == "__main__":
