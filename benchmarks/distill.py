@@ -1,12 +1,17 @@
-"""How a student learns what a teacher knows, five ways, from one starting checkpoint, on two cores.
+"""How a student learns what a teacher knows, five ways from one starting checkpoint, over several seeds.
 
-The teacher is the demo's base model after 100 steps of reinforcement learning on word problems; the student is the
-base model. Supervised fine-tuning on the teacher's verified answers, logit distillation on the same answers,
-on-policy distillation, on-policy distillation with the verifier's reward, and reinforcement learning alone, with 128
-answers a step. Accuracy is on 128 held-out problems, greedy. Seconds are of the run without its start and its
-evaluations; those of the teacher, and of sampling and capturing its answers, are told apart.
+The student is the demo's base model (0.38M parameters). The teacher is three times as wide (3.1M), and was trained on
+answers without a mistake. The ways: supervised fine-tuning on the teacher's verified answers, logit distillation on the
+same answers, on-policy distillation, that with the verifier's reward beside it, and reinforcement learning alone; 128
+answers a step, one thread. Accuracy is on 256 held-out problems, greedy. Seconds are of processor time, without the
+start of a run and its evaluations: on a core of its own a run takes as long, and other work on the machine does not
+count. What the teacher, its answers and their capture took is told beside.
 
-    python benchmarks/distill.py [--seeds 3] [--teacher FOLDER] [--plot docs/distill_curves.svg]
+    python benchmarks/distill.py                                  # every piece that is not there yet, then the table
+    python benchmarks/distill.py --piece rl-0                     # one of: teacher, answers, store, WAY-SEED
+    python benchmarks/distill.py --plot docs/distill_curves.png   # the curves as well
+
+Pieces are kept in FOLDER/results.json (--folder, runs/distill), so the command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,19 +19,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
 from rlvr.demo.problems import Split, write_jsonl
+from rlvr.files import replacing
+from rlvr.metrics import read_metrics
 
-RIGHT = 0.9
-RLVR = [sys.executable, "-m", "rlvr.cli"]
+MARKS = (0.9, 0.95)  # accuracies that are waited for
+TEACHER_CPU_SECONDS = 660
+ANSWERS = 2048  # asked of the teacher; the right ones are kept
+HELD_OUT = 256
+MADE_FIRST = ("teacher", "answers", "store")
+RL = "rl"
 
 
 @dataclass(frozen=True)
@@ -39,126 +49,215 @@ class Point:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to learn. `made_first` are the pieces, besides the teacher, whose time its own does not hold."""
+
+    label: str
+    words: tuple[str, ...]
+    made_first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Seconds of what is made first, and the curves of the ways, by piece."""
+
+    seconds: dict[str, float]
+    curves: dict[str, list[Point]]
+
+    @classmethod
+    def read(cls, file: Path) -> Results:
+        if not file.is_file():
+            return cls({}, {})
+        read = json.loads(file.read_text(encoding="utf-8"))
+        return cls(read["seconds"], {piece: [Point(**p) for p in points] for piece, points in read["curves"].items()})
+
+    def write(self, file: Path) -> None:
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    def of_way(self, way: str) -> list[list[Point]]:
+        """By seed."""
+        return [points for piece, points in sorted(self.curves.items()) if piece.rpartition("-")[0] == way]
+
+
 def common(folder: Path) -> list[str]:
-    held_out = folder / "held_out.jsonl"
+    """The settings of every run."""
     return [
         *("model=tiny", f"data.path={folder / 'train.jsonl'}", "data.prompt=question", "data.max_prompt_tokens=128"),
-        *(f"evaluation.data.path={held_out}", "evaluation.data.prompt=question"),
+        *(f"evaluation.data.path={folder / 'held_out.jsonl'}", "evaluation.data.prompt=question"),
         *("evaluation.data.max_prompt_tokens=128", "sampling.max_new_tokens=44", "reward=math_answer"),
         *("learner.token_budget=4096", "learner.warmup_steps=1", "tensorboard=false", "rollout.max_staleness=0"),
         *("cluster.backend=local", "generator.engine=transformers", "checkpoint.every_steps=0"),
     ]
 
 
-def run(*words: str | Path) -> float:
-    """Seconds of an `rlvr` command."""
-    started = time.perf_counter()
+def ways(folder: Path) -> dict[str, Way]:
+    rows, store = f"{folder / 'rows.parquet'}", f"{folder / 'store'}"
+    examples = ("sft.rows_per_step=128", "learner.learning_rate=1.5e-3", "steps=24", "evaluation.every_steps=2")
+    alone = ("rollout.group_size=1", "rollout.groups_per_step=128")
+    groups = ("rollout.group_size=4", "rollout.groups_per_step=32")
+    opd = ("distill", "opd", "--teacher", f"{folder / 'teacher'}", "learner.learning_rate=1.5e-3", "steps=24")
+    opd = (*opd, "evaluation.every_steps=2")
+    rl = ("rollout.group_size=8", "rollout.groups_per_step=16", "learner.learning_rate=6e-4", "steps=72")
+    return {
+        "sft": Way("SFT on verified answers", ("distill", "sft", "--rows", rows, *examples), ("answers",)),
+        "logits": Way("logit distillation", ("distill", "logits", "--store", store, *examples), ("answers", "store")),
+        "opd": Way("on-policy distillation", (*opd, *alone)),
+        "opd_reward": Way("on-policy distillation with reward", (*opd, "--reward-weight", "0.2", *groups)),
+        RL: Way("RL alone", ("train", *rl, "evaluation.every_steps=6")),
+    }
+
+
+# Runs a module whose clock is the processor's: its metrics then tell of seconds that it worked.
+_ON_PROCESSOR_TIME = """
+import runpy, sys, time
+time.perf_counter = time.process_time
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def timed(*words: str) -> float:
+    """Processor seconds of a Python module with arguments, with one thread, its workers included."""
+    before = os.times()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*RLVR, *map(str, words)], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-c", _ON_PROCESSOR_TIME, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    print(done.stdout, flush=True)
     if done.returncode:
-        sys.exit(f"rlvr {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - started
+        sys.exit(f"python -m {' '.join(words)}\n{done.stderr}")
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def curve(folder: Path) -> list[Point]:
+def make(piece: str, folder: Path, results: Results) -> None:
+    """One piece anew, into the results."""
+    if piece in MADE_FIRST:
+        results.seconds[piece] = make_first(piece, folder)
+        return
+    way, _, seed = piece.rpartition("-")
+    run = folder / piece
+    shutil.rmtree(run, ignore_errors=True)
+    words = ways(folder)[way].words
+    verb = 1 if words[0] == "train" else 2
+    timed("rlvr.cli", *words[:verb], *common(folder), *words[verb:], f"seed={seed}", f"run_dir={run}")
+    results.curves[piece] = curve(run)
+
+
+def make_first(piece: str, folder: Path) -> float:
+    """Seconds that it took."""
+    teacher, rows, store = folder / "teacher", folder / "rows.parquet", folder / "store"
+    distill = ("rlvr.cli", "distill")
+    if piece == "teacher":
+        words = ("--author", "oracle", "--width", "3", "--prompts", "32", "--seconds", str(TEACHER_CPU_SECONDS))
+        seconds = timed("rlvr.demo.build_base", *words, "--out", str(teacher))
+        # Without a card that names a licence no student may learn from it.
+        (teacher / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+        return seconds
+    if piece == "answers":
+        rows.unlink(missing_ok=True)
+        words = ("--teacher", str(teacher), "-o", str(rows), "-n", "1", f"data.limit={ANSWERS}")
+        return timed(*distill, "sample", *common(folder), *words)
+    shutil.rmtree(store, ignore_errors=True)
+    words = ("--teacher", str(teacher), "--rows", str(rows), "-o", str(store))
+    return timed(*distill, "capture", *common(folder), *words)
+
+
+def curve(run: Path) -> list[Point]:
     """From a run's metrics. An evaluation begins when its step has been logged, so its seconds can be left out."""
     points: list[Point] = []
     tokens = last_s = left_out_s = 0.0
-    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
-        if "evaluation/pass@1" in line:
-            left_out_s += line["wall_s"] - last_s
-            points.append(Point(line["step"], tokens, line["wall_s"] - left_out_s, line["evaluation/pass@1"]))
-        tokens += line.get("learner/trained_tokens", 0.0)
-        last_s = line["wall_s"]
+    for record in read_metrics(run / "metrics.jsonl"):
+        if "evaluation/pass@1" in record.values:
+            left_out_s += record.wall_s - last_s
+            points.append(Point(record.step, tokens, record.wall_s - left_out_s, record.values["evaluation/pass@1"]))
+        tokens += record.values.get("learner/trained_tokens", 0.0)
+        last_s = record.wall_s
     return points
 
 
-def first_right(points: list[Point]) -> Point | None:
-    return next((point for point in points if point.accuracy >= RIGHT), None)
+def first_at(points: Sequence[Point], accuracy: float) -> Point | None:
+    return next((point for point in points if point.accuracy >= accuracy), None)
 
 
-def show(curves: dict[str, list[list[Point]]]) -> None:
-    print(f"{'':34}{'accuracy':>9}{f'steps to {RIGHT}':>14}{'tokens':>10}{'seconds':>9}{'vs RL':>7}")
-    reached = {name: [first_right(points) for points in of_seeds] for name, of_seeds in curves.items()}
-    baseline = [point.seconds for point in reached["reinforcement learning"] if point]
-    for name, of_seeds in curves.items():
-        accuracy = fmean(points[-1].accuracy for points in of_seeds)
-        found = [point for point in reached[name] if point]
-        if len(found) < len(of_seeds):
-            print(f"{name:34}{accuracy:9.2f}   {len(found)} of {len(of_seeds)} seeds came so far")
-            continue
-        step, tokens, seconds = (fmean(getattr(p, field) for p in found) for field in ("step", "tokens", "seconds"))
-        ratio = f"{seconds / fmean(baseline):7.2f}" if baseline else ""
-        print(f"{name:34}{accuracy:9.2f}{step:14.0f}{tokens:10.0f}{seconds:9.1f}{ratio}")
+def show(results: Results, folder: Path) -> None:
+    """What was made first, and a row for each way: means over seeds, and seconds as a share of those of RL."""
+    for piece, seconds in results.seconds.items():
+        print(f"{piece}: {seconds:.0f} s")
+    columns = [f"to {mark}: steps | tokens | seconds | of RL's" for mark in MARKS]
+    print(f"| | seeds | accuracy at the end | {' | '.join(columns)} |")
+    print(f"| {' | '.join(['---'] * (3 + 4 * len(MARKS)))} |")
+    for name, way in ways(folder).items():
+        if of_seeds := results.of_way(name):
+            last = [points[-1].accuracy for points in of_seeds]
+            cells = [f"{fmean(last):.3f} ({min(last):.3f} to {max(last):.3f})"]
+            cells += [reached(of_seeds, results.of_way(RL), mark) for mark in MARKS]
+            print(f"| {way.label} | {len(of_seeds)} | {' | '.join(cells)} |")
 
 
-def plot(curves: dict[str, list[list[Point]]], file: Path) -> None:
+def reached(of_seeds: list[list[Point]], of_rl: list[list[Point]], mark: float) -> str:
+    found = [point for points in of_seeds if (point := first_at(points, mark))]
+    if len(found) < len(of_seeds):
+        return f"{len(found)} of {len(of_seeds)} seeds | | |"
+    steps, tokens, seconds = (fmean(getattr(p, name) for p in found) for name in ("step", "tokens", "seconds"))
+    of_baseline = [point.seconds for points in of_rl if (point := first_at(points, mark))]
+    share = f"{seconds / fmean(of_baseline):.2f}" if of_baseline else ""
+    return f"{steps:.0f} | {tokens / 1000:.0f}k | {seconds:.1f} | {share}"
+
+
+def plot(results: Results, folder: Path, file: Path) -> None:
+    """Accuracy by tokens and by seconds: seeds as thin lines, their mean at each step as a thick one."""
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    for number, (name, of_seeds) in enumerate(curves.items()):
-        for seed, points in enumerate(of_seeds):
-            label = name if seed == 0 else None
+    figure, (by_tokens, by_seconds) = pyplot.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
+    colours = ("#b8860b", "#7a4fa3", "#12705b", "#2a6fb0", "#c0392b")
+    for (name, way), colour in zip(ways(folder).items(), colours, strict=True):
+        of_seeds = results.of_way(name)
+        for points in of_seeds:
             heights = [p.accuracy for p in points]
-            axes[0].plot([p.tokens / 1000 for p in points], heights, color=f"C{number}", label=label, alpha=0.8)
-            axes[1].plot([p.seconds for p in points], heights, color=f"C{number}", alpha=0.8)
-    axes[0].set(xlabel="tokens trained, thousands", ylabel="held-out accuracy", ylim=(0, 1.02))
-    axes[1].set(xlabel="seconds, evaluations left out")
-    axes[0].legend(fontsize=7, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+            by_tokens.plot([p.tokens / 1000 for p in points], heights, color=colour, alpha=0.3, linewidth=1)
+            by_seconds.plot([p.seconds for p in points], heights, color=colour, alpha=0.3, linewidth=1)
+        mean = [
+            [fmean(p.tokens for p in at) / 1000, fmean(p.seconds for p in at), fmean(p.accuracy for p in at)]
+            for at in zip(*of_seeds, strict=True)
+        ]
+        tokens, seconds, heights = zip(*mean, strict=True)
+        by_tokens.plot(tokens, heights, color=colour, linewidth=2.2, label=way.label)
+        by_seconds.plot(seconds, heights, color=colour, linewidth=2.2)
+    by_tokens.set(xlabel="tokens trained, thousands", ylabel="held-out accuracy, greedy", ylim=(0, 1.02))
+    by_seconds.set(xlabel="seconds of processor time, start and evaluations left out")
+    for axes in (by_tokens, by_seconds):
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", color="#e4e4e0")
+        axes.spines[["top", "right"]].set_visible(False)
+    by_tokens.legend(fontsize=8, loc="lower right", frameon=False)
+    figure.savefig(file, dpi=150, facecolor="white", metadata={"Software": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/distill"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--teacher", type=Path, help="a teacher that is there already")
-    parser.add_argument("--rl-steps", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=24, help="of each way of distillation")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--piece", help="make this one anew, and nothing else")
+    parser.add_argument("--plot", type=Path, help="a file for the curves")
     arguments = parser.parse_args()
-    curves: dict[str, list[list[Point]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_jsonl(folder / "train.jsonl", Split.TRAIN, 4096, 0)
-        write_jsonl(folder / "held_out.jsonl", Split.HELD_OUT, 128, 12345)
-        settings = common(folder)
-        rl = ["rollout.group_size=8", "rollout.groups_per_step=16", "learner.learning_rate=6e-4"]
-        teacher = arguments.teacher or folder / "teacher" / "policy"
-        if arguments.teacher is None:
-            spent = run("train", *settings, *rl, "steps=100", f"run_dir={folder / 'teacher'}")
-            print(f"teacher: {spent:.0f} s")
-        rows, store = folder / "rows.parquet", folder / "store"
-        sampling = run("distill", "sample", *settings, "--teacher", teacher, "-o", rows, "-n", 1, "data.limit=2048")
-        captured = run("distill", "capture", *settings, "--teacher", teacher, "--rows", rows, "-o", store)
-        print(f"sampling the teacher: {sampling:.0f} s; capturing: {captured:.0f} s", flush=True)
-        alone = ["rollout.group_size=1", "rollout.groups_per_step=128", "rollout.drop_zero_variance=false"]
-        dense = ["--teacher", teacher, "--signal", "teacher_topk", "--divergence", "forward", *alone]
-        fast = ["learner.learning_rate=1.2e-3", f"steps={arguments.steps}", "evaluation.every_steps=4"]
-        slow = ["learner.learning_rate=6e-4", f"steps={arguments.rl_steps}", "evaluation.every_steps=6"]
-        ways: dict[str, list[str | Path]] = {
-            "supervised fine-tuning": ["distill", "sft", "--rows", rows, *alone, *fast],
-            "logit distillation": ["distill", "logits", "--store", store, *alone, *fast],
-            "on-policy distillation": ["distill", "opd", *dense, *fast],
-            "on-policy distillation and reward": [
-                *("distill", "opd", *dense, "--reward-weight", "0.2", *fast),
-                *("rollout.group_size=4", "rollout.groups_per_step=32"),
-            ],
-            "reinforcement learning": ["train", *rl, *slow],
-        }
-        for seed in range(arguments.seeds):
-            for name, words in ways.items():
-                of_run = folder / f"{name.replace(' ', '-')}-{seed}"
-                run(*words[:2], *settings, *words[2:], f"seed={seed}", f"run_dir={of_run}")
-                curves[name].append(curve(of_run))
-                last = curves[name][-1][-1]
-                print(f"seed {seed}, {name}: {last.accuracy:.2f} after {last.seconds:.0f} s", flush=True)
-    show(curves)
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "train.jsonl", Split.TRAIN, 4096, 0)
+    write_jsonl(folder / "held_out.jsonl", Split.HELD_OUT, HELD_OUT, 12345)
+    results = Results.read(folder / "results.json")
+    pieces = [*MADE_FIRST, *(f"{way}-{seed}" for seed in range(arguments.seeds) for way in ways(folder))]
+    missing = [piece for piece in pieces if piece not in results.seconds and piece not in results.curves]
+    for piece in [arguments.piece] if arguments.piece else missing:
+        make(piece, folder, results)
+        results.write(folder / "results.json")
+    show(results, folder)
     if arguments.plot:
-        plot(curves, arguments.plot)
+        plot(results, folder, arguments.plot)
 
 
 if __name__ == "__main__":

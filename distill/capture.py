@@ -10,12 +10,12 @@ from rlvr.config import Config
 from rlvr.distill.gate import Gate, leave_records
 from rlvr.distill.opd import teacher_word
 from rlvr.distill.provenance import TeacherRecord, merged, read_provenance
-from rlvr.distill.rows_file import read_rows_file, training_row
+from rlvr.distill.rows_file import example_of, read_rows_file
 from rlvr.distill.served_teacher import ServedTeacher
 from rlvr.distill.store import StoreHeader, StoreWriter, TeacherStore
 from rlvr.distill.teachers import Teacher, local_teacher
 from rlvr.distill.tokenizers import fingerprint, refuse_mismatch
-from rlvr.prepare import load_tokenizer, stop_token_ids
+from rlvr.prepare import load_tokenizer
 from rlvr.types import ScoreRequest
 
 # Rows of one file of a store: what a capture that is killed does again.
@@ -33,14 +33,12 @@ async def capture(
     refuse_mismatch(student, tokenizer, word.name)
     temperature = config.sampling.temperature
     header = StoreHeader(word.name, fingerprint(student), _vocabulary(student.get_vocab()), k, temperature)
-    ends = stop_token_ids(student, config.sampling.stop, config.model.name)
-    end = student.eos_token_id if student.eos_token_id in ends else ends[0]
-    rows = [training_row(number, row, student, end) for number, row in enumerate(read_rows_file(rows_file))]
+    examples = [example_of(row, student) for row in read_rows_file(rows_file)]
     writer = StoreWriter(out, header)
     questions = [
-        (row.group_id, ScoreRequest(tuple(row.token_ids), row.trained.index(True), temperature, top_k=k))
-        for row in rows
-        if row.group_id not in writer.rows
+        (number, ScoreRequest(tuple(example.token_ids), example.learned.index(True), temperature, top_k=k))
+        for number, example in enumerate(examples)
+        if number not in writer.rows
     ]
     teacher: Teacher = local_teacher(config, word.name) if word.url is None else ServedTeacher(word.url, word.name)
     await teacher.start()

@@ -14,6 +14,7 @@ Words = Annotated[
 ]
 Use = Annotated[str, typer.Option(help="what the student is for: commercial or research")]
 Given = Annotated[list[str] | None, typer.Option("--license", help="TEACHER=ID: a licence that you know of")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in run_dir, from its newest checkpoint")]
 Accepted = Annotated[list[str] | None, typer.Option("--accept-license", help="a licence id that you accept")]
 
 
@@ -114,41 +115,53 @@ def capture(
 
 @app.command()
 def sft(
-    rows: Annotated[Path, typer.Option(help="answers to train on: what `rlvr distill sample` leaves")],
     words: Words = None,
+    rows: Annotated[Path | None, typer.Option(help="answers to train on: what `rlvr distill sample` leaves")] = None,
     use: Use = "commercial",
     accept_license: Accepted = None,
+    resume: Resume = False,
 ) -> None:
     """Train a student on a teacher's answers: the cross-entropy of each of their tokens."""
-    from rlvr.api import run_coroutine
-    from rlvr.cli import read_config, tell_result
-    from rlvr.distill.gate import Gate
-    from rlvr.distill.offline import offline_config, train_on_answers
-
-    config = offline_config(read_config(words or [], resume=False))
-    tell_result(run_coroutine(train_on_answers(config, rows, Gate(use, (), accept_license or []))))
+    _train_offline(words or [], "--rows", rows, None, use, accept_license, resume=resume)
 
 
 @app.command()
 def logits(
-    store: Annotated[Path, typer.Option(help="what `rlvr distill capture` leaves")],
     words: Words = None,
+    store: Annotated[Path | None, typer.Option(help="what `rlvr distill capture` leaves")] = None,
     divergence: Annotated[
         str, typer.Option(help="forward, reverse, jsd:BETA, skewed_forward:ALPHA, skewed_reverse:ALPHA")
     ] = "forward",
     use: Use = "commercial",
     accept_license: Accepted = None,
+    resume: Resume = False,
 ) -> None:
     """Train a student towards what a store's teacher said of each token: a divergence on its ids and the tail."""
-    from rlvr.api import run_coroutine
-    from rlvr.cli import read_config, tell_result
-    from rlvr.distill.gate import Gate
-    from rlvr.distill.offline import offline_config, train_on_store
-    from rlvr.distill.signals import parse_divergence
+    _train_offline(words or [], "--store", store, divergence, use, accept_license, resume=resume)
 
-    config = offline_config(read_config(words or [], resume=False))
-    gate = Gate(use, (), accept_license or [])
-    tell_result(run_coroutine(train_on_store(config, store, parse_divergence(divergence), gate)))
+
+def _train_offline(
+    words: list[str],
+    option: str,
+    made: Path | None,
+    divergence: str | None,
+    use: str,
+    accepted: list[str] | None,
+    *,
+    resume: bool,
+) -> None:
+    """What a teacher left, the file or store `made`, is the run's data; a resume finds it in the run's config."""
+    from rlvr.cli import read_config, tell_supervised
+    from rlvr.distill.gate import Gate
+    from rlvr.distill.offline import OfflineOptions, resume_offline, run_offline
+
+    if resume:
+        tell_supervised(resume_offline(read_config(words, resume=True)))
+        return
+    if made is None:
+        raise typer.BadParameter("must be given, unless a run is resumed", param_hint=option)
+    config = read_config([*words, f"data.path={made.resolve()}"], resume=False)
+    tell_supervised(run_offline(config, OfflineOptions(divergence, Gate(use, (), accepted or []))))
 
 
 @app.command("merge")

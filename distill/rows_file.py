@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlvr.config import DataConfig
-from rlvr.data import DataError, read_rows, render_prompt
+from rlvr.data import DataError, read_rows
 from rlvr.files import replacing
-from rlvr.types import Message, Row
+from rlvr.supervised_data import Example, examples_of
+from rlvr.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,17 +48,9 @@ def read_rows_file(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def training_row(
-    number: int, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, end_of_turn: int | None
-) -> Row:
-    """The tokens of a conversation whose answer is trained, in the student's own tokenizer and template.
-
-    The end of the turn is trained too, so that the student learns to stop.
-    """
+def example_of(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Example:
+    """A conversation whose answer is learned, in the student's own tokenizer and template."""
     messages = [Message(role=str(m["role"]), content=str(m["content"])) for m in row["messages"]]
-    prompt = render_prompt(tokenizer, messages)
-    answer = tokenizer.encode(str(row["completion"]), add_special_tokens=False)
-    if end_of_turn is not None and answer[-1:] != [end_of_turn]:
-        answer.append(end_of_turn)
-    trained = [False] * len(prompt) + [True] * len(answer)
-    return Row(number, [*prompt, *answer], trained, ce=[float(one) for one in trained])
+    answer = Message(role="assistant", content=str(row["completion"]))
+    (example,) = examples_of([*messages, answer], [len(messages)], tokenizer)
+    return example

@@ -144,6 +144,13 @@ class RemoteLearner:
         shared = ray.put(list(rows))
         return await self._all(self._step_deadline_s, "a training step", [a.train.remote(shared) for a in self._ranks])
 
+    async def cross_entropy(self, rows: Sequence[Row]) -> float:
+        import ray
+
+        shared = ray.put(list(rows))
+        calls = [actor.cross_entropy.remote(shared) for actor in self._ranks]
+        return await self._all(self._step_deadline_s, "scoring held-out rows", calls)
+
     async def publish(self) -> WeightUpdate:
         update = await self._all(UPDATE_S, "publishing weights", [a.publish.remote() for a in self._ranks])
         return of_first_rank(update)

@@ -81,14 +81,14 @@ def sft(
 
     Raises ConfigError, DataError or PreparationError before anything is started.
     """
-    from rlvr.supervised import run_supervised
+    from rlvr.supervised import prepare_sft, run_supervised
 
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
     if not resume:
         refuse_used(RunFolder(run_dir))
     tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir))
     checked = load_config([config] if config else [], [], _without_none(tree))
-    return run_coroutine(run_supervised(checked, resume=resume))
+    return run_coroutine(run_supervised(prepare_sft(checked), resume=resume))
 
 
 def run_config(

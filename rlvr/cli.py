@@ -14,6 +14,7 @@ from rlvr.demo.subjects import DemoTask
 
 if TYPE_CHECKING:
     from rlvr.config import Config
+    from rlvr.supervised import SupervisedResult
     from rlvr.training import RunResult
 
 app = typer.Typer(
@@ -61,16 +62,15 @@ def sft(
     words: Words = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint of run_dir")] = False,
 ) -> None:
-    """Fine-tune on examples: rows of prompt and completion, or conversations. No generator is started."""
+    """Fine-tune on examples: rows of prompt and completion, or conversations.
+
+    Generators are started only where evaluation.data has tasks that a reward judges.
+    """
     from rlvr.api import run_coroutine, with_run_dir
-    from rlvr.supervised import run_supervised
+    from rlvr.supervised import prepare_sft, run_supervised
 
     config = with_run_dir(read_config(words or [], resume=resume))
-    result = run_coroutine(run_supervised(config, resume=resume))
-    if result.loss_before is not None and result.loss_after is not None:
-        print(f"held-out cross-entropy {result.loss_before:.4f} -> {result.loss_after:.4f} nats per token")
-    print(f"policy: {result.policy.resolve()}")
-    print(f"report: {result.report.resolve()}")
+    tell_supervised(run_coroutine(run_supervised(prepare_sft(config), resume=resume)))
 
 
 @app.command()
@@ -290,6 +290,13 @@ def _train(config: Config, *, resume: bool) -> None:
     from rlvr.api import run_config
 
     tell_result(run_config(config, resume=resume))
+
+
+def tell_supervised(result: SupervisedResult) -> None:
+    """The same of a run on examples."""
+    if result.loss_before is not None and result.loss_after is not None:
+        print(f"held-out cross-entropy {result.loss_before:.4f} -> {result.loss_after:.4f} nats per token")
+    tell_result(result)
 
 
 def tell_result(result: RunResult) -> None:

@@ -20,7 +20,7 @@ from rlvr.actors import GeneratorActor, LearnerActor, RemoteGenerator, RemoteLea
 from rlvr.config import Config, Engine, Transport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.learner_handle import LearnerHandle, LocalLearner
-from rlvr.placement import WHOLE, ClusterError, Placement, Share, place, place_teacher
+from rlvr.placement import WHOLE, ClusterError, Placement, Share, place, place_learner, place_teacher
 
 T = TypeVar("T")
 
@@ -63,6 +63,19 @@ async def start_teacher(config: Config, share: Share = WHOLE) -> GeneratorPool:
     pool = ground.generators(place_teacher(ground.config, ground.cores, ground.gpus))
     await _all_started(pool.start())
     return pool
+
+
+async def start_learner(config: Config, weights_folder: Path) -> tuple[LearnerHandle, tuple[str, ...]]:
+    """A learner without generators, and what it has to tell: in this process, or its ranks as Ray actors.
+
+    Raises ClusterError.
+    """
+    if not config.learner.is_sharded:
+        alone = LocalLearner(config, weights_folder, Transport.SHARED_MEMORY)
+        return alone, (await alone.start()).notices
+    ground = _ground(config, WHOLE)
+    learner = ground.learner(place_learner(ground.config, ground.cores, ground.gpus), weights_folder)
+    return learner, (await _all_started(learner.start())).notices
 
 
 def _weights_folder() -> Path:
@@ -141,6 +154,12 @@ class _Ground:
         environment = engine_environment(self.config, gpu=self.gpus > 0)
         return GeneratorPool([RemoteGenerator(self.actor(GeneratorActor, p, environment), p.name) for p in placements])
 
+    def learner(self, placements: Sequence[Placement], weights_folder: Path) -> RemoteLearner:
+        transport = _transport(self.config, self.nodes)
+        ranks = [self.actor(LearnerActor, p, {}, weights_folder, transport) for p in placements]
+        patience_s = self.config.cluster.watchdog_s * _STEP_PATIENCE
+        return RemoteLearner(ranks, patience_s, sharded=self.config.learner.is_sharded)
+
 
 def _ground(config: Config, share: Share) -> _Ground:
     """Start or join Ray, and see what is there."""
@@ -156,9 +175,7 @@ def _ground(config: Config, share: Share) -> _Ground:
 async def _start_ray(config: Config, weights_folder: Path, share: Share) -> Roles:
     ground = _ground(config, share)
     generator_places, learner_places = place(ground.config, ground.cores, ground.gpus)
-    transport = _transport(config, ground.nodes)
-    ranks = [ground.actor(LearnerActor, p, {}, weights_folder, transport) for p in learner_places]
-    learner = RemoteLearner(ranks, config.cluster.watchdog_s * _STEP_PATIENCE, sharded=config.learner.is_sharded)
+    learner = ground.learner(learner_places, weights_folder)
     roles = Roles(ground.generators(generator_places), learner, weights_folder)
     _, info = await _all_started(asyncio.gather(roles.pool.start(), roles.learner.start()))
     return replace(roles, notices=info.notices)

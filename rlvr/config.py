@@ -293,7 +293,7 @@ class LearnerConfig(Section):
 
 
 class SFTConfig(Section):
-    """Supervised fine-tuning, `rlvr sft`; other settings of rollouts, rewards and algorithms have no part in it."""
+    """Training on given examples: `rlvr sft`, `rlvr distill sft` and `logits`; rollouts and algorithms have no part."""
 
     rows_per_step: int = Field(32, ge=1, description="examples in one batch")
     epochs: float | None = Field(None, gt=0, description="passes over the data; unset: as many as `steps` make")

@@ -183,22 +183,28 @@ class Console:
 
 
 class SupervisedConsole(Console):
-    """The same of a supervised run."""
+    """The same of a run on examples."""
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        if "evaluation/cross_entropy" in metrics:
+            self.note(f"step {step}: held-out cross-entropy {metrics['evaluation/cross_entropy']:.4f} nats per token")
+        super().evaluation(step, metrics)
 
     def _words(self) -> list[str]:
         return [
-            f"loss {self._number('learner/cross_entropy')}",
+            f"loss {self._number('learner/loss')}",
             f"epoch {self._number('sft/epoch')}",
             f"{self._number('throughput/trained_tokens_per_s')} tokens/s",
         ]
 
     def _pairs(self) -> list[Text]:
         return [
-            _pair("loss", self._number("learner/cross_entropy")),
+            _pair("loss", self._number("learner/loss")),
             _pair("epoch", self._number("sft/epoch")),
             _pair("tokens/s", self._number("throughput/trained_tokens_per_s")),
             _pair("gradient norm", self._number("learner/grad_norm")),
             _pair("learning rate", self._number("learner/learning_rate")),
+            _pair("held-out", self._accuracy()),
             _pair("stage", self._stage or "–"),
         ]
 

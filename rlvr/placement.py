@@ -66,8 +66,7 @@ def place(config: Config, cores: Sequence[int], gpus: int) -> tuple[list[Placeme
     else:
         of_generator, of_rank = float(width), 1.0
     generators = [(f"generator-{i}", of_generator) for i in range(count)]
-    learner = [("learner" if ranks == 1 else f"learner-{i}", of_rank) for i in range(ranks)]
-    placements = _side_by_side([*generators, *learner], cores)
+    placements = _side_by_side([*generators, *_ranks(ranks, of_rank)], cores)
     return placements[:count], placements[count:]
 
 
@@ -81,6 +80,18 @@ def place_teacher(config: Config, cores: Sequence[int], gpus: int) -> list[Place
         )
     of_generator = float(width) if gpus > 1 else gpus / count
     return _side_by_side([(f"generator-{i}", of_generator) for i in range(count)], cores)
+
+
+def place_learner(config: Config, cores: Sequence[int], gpus: int) -> list[Placement]:
+    """The same between a learner's ranks that have no generators beside them, a GPU each."""
+    ranks = config.learner.ranks
+    if 0 < gpus < ranks:
+        raise ClusterError(f"a learner of {ranks} ranks needs {ranks} GPUs, and there are {gpus}: lower learner.ranks")
+    return _side_by_side(_ranks(ranks, 1.0 if gpus else 0.0), cores)
+
+
+def _ranks(count: int, gpus: float) -> list[tuple[str, float]]:
+    return [("learner" if count == 1 else f"learner-{i}", gpus) for i in range(count)]
 
 
 def _side_by_side(processes: Sequence[tuple[str, float]], cores: Sequence[int]) -> list[Placement]:

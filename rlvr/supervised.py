@@ -1,91 +1,107 @@
-"""Supervised fine-tuning: the learner of reinforcement learning, with rows of examples. No generator, no Ray."""
+"""Training on given examples: the learner of reinforcement learning, with rows that were not sampled by it.
+
+One loop for all that learns so: supervised fine-tuning, and distillation from a teacher's answers or from what it said
+of their tokens. Generators are started only where held-out tasks are answered, and Ray for them or a sharded learner.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
-from rlvr.cluster import LocalLearner
-from rlvr.config import AlgorithmConfig, Config, Transport
+from rlvr.cluster import disconnect_ray, start_learner, start_roles
+from rlvr.config import AlgorithmConfig, Config
 from rlvr.config_loading import to_yaml
 from rlvr.console import Console, SupervisedConsole
 from rlvr.data import Cursor, CursorState
 from rlvr.events import EventKind, append_event
+from rlvr.learner_handle import LearnerHandle
 from rlvr.metrics import MetricLog
-from rlvr.prepare import PreparationError, load_tokenizer, open_run, refuse_what_cannot_fit
+from rlvr.prepare import Job, load_tokenizer, open_run, prepare, refuse_what_cannot_fit
 from rlvr.report import write_report
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
-from rlvr.supervised_data import Example, ExampleSet, load_examples
+from rlvr.supervised_data import ExampleSet, Learnable, has_answers, load_examples
+from rlvr.supervised_evaluation import HeldOut, HeldOutAnswers, HeldOutLoss
+from rlvr.training import RunResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from transformers import PreTrainedTokenizerBase
 
-    from rlvr.types import Row
+LoadExamples = Callable[[Config, "PreTrainedTokenizerBase"], ExampleSet]
 
 
 @dataclass(frozen=True, slots=True)
-class SupervisedResult:
-    """What a supervised run leaves. Losses are of the held-out examples, nats per token; None without any."""
+class SupervisedResult(RunResult):
+    """What a run on examples leaves. Losses are of the held-out examples, nats per token; None without any."""
 
-    folder: Path
-    report: Path
-    policy: Path  # the trained policy, a folder in Hugging Face form
-    steps: int
     loss_before: float | None
     loss_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisedJob:
-    """A checked run. `config.steps` are the steps that the epochs make, where those are set."""
+    """A checked run. `config.steps` are the steps that the epochs make, where those are set.
+
+    The loss of the `held_out` examples is measured, and the held-out tasks of `asked` are answered.
+    """
 
     config: Config
     examples: ExampleSet
     held_out: ExampleSet | None
+    asked: Job | None
 
 
-def prepare_supervised(config: Config) -> SupervisedJob:
-    """Everything that can be known before the model is loaded. Raises DataError and PreparationError."""
-    if config.learner.is_sharded:
-        raise PreparationError(
-            "rlvr sft runs the learner in its own process: leave learner.ranks=1 and learner.offload=false"
-        )
+def prepare_sft(config: Config, load: LoadExamples | None = None) -> SupervisedJob:
+    """Supervised fine-tuning: the plain cross-entropy is that of the model as it is, at temperature 1."""
+    sampling = config.sampling.model_copy(update={"temperature": 1.0})
+    return prepare_supervised(config.model_copy(update={"sampling": sampling}), load or _examples_of_data)
+
+
+def prepare_supervised(config: Config, load: LoadExamples) -> SupervisedJob:
+    """Everything that can be known before the model is loaded. Raises DataError, PreparationError, and as `load`."""
     refuse_what_cannot_fit(config)
+    # A run without rollouts has neither tasks nor rewards but those of its evaluation.
+    asked = prepare(config.model_copy(update={"data": config.evaluation.data})) if answers_held_out(config) else None
     tokenizer = load_tokenizer(config.model.name)
-    longest = config.learner.token_budget
-    examples = load_examples(config.data, tokenizer, longest)
-    held_out = load_examples(config.evaluation.data, tokenizer, longest) if config.evaluation.data else None
-    changes: dict[str, object] = {
-        # The plain cross-entropy is of the model as it is, and no algorithm's reference needs to be loaded.
-        "sampling": config.sampling.model_copy(update={"temperature": 1.0}),
-        "algorithm": AlgorithmConfig(),
-    }
+    examples = load(config, tokenizer)
+    held_out = None
+    if config.evaluation.data is not None and (asked is None or has_answers(config.evaluation.data)):
+        held_out = load_examples(config.evaluation.data, tokenizer, config.learner.token_budget)
+    changes: dict[str, object] = {"algorithm": AlgorithmConfig()}  # no algorithm's reference needs to be loaded
     if config.sft.epochs is not None:
         changes["steps"] = max(1, round(config.sft.epochs * len(examples.examples) / config.sft.rows_per_step))
-    return SupervisedJob(config.model_copy(update=changes), examples, held_out)
+    return SupervisedJob(config.model_copy(update=changes), examples, held_out, asked)
 
 
-async def run_supervised(config: Config, *, resume: bool) -> SupervisedResult:
+def answers_held_out(config: Config) -> bool:
+    """Whether a run on examples has generators, which answer held-out tasks: where a reward says what is right."""
+    return config.evaluation.data is not None and bool(config.reward.functions)
+
+
+def _examples_of_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> ExampleSet:
+    return load_examples(config.data, tokenizer, config.learner.token_budget)
+
+
+async def run_supervised(job: SupervisedJob, *, resume: bool) -> SupervisedResult:
     """Train as a checked config says, whose `run_dir` is set."""
-    job = prepare_supervised(config)
     folder, checkpoint = open_run(job.config, resume=resume)
     folder.config.write_text(to_yaml(job.config), encoding="utf-8")
-    with SupervisedConsole(job.config.steps) as console:
+    async with AsyncExitStack() as parts:
+        console = parts.enter_context(SupervisedConsole(job.config.steps))
         if job.examples.too_long:
             console.note(f"{job.examples.too_long} examples are longer than learner.token_budget and left out")
         training = Supervised(job, folder, checkpoint, console)
+        parts.callback(training.log.close)
         try:
-            return await training.run()
+            return await training.run(parts)
         except Exception as error:
             append_event(folder, training.step, EventKind.FAILURE, f"{type(error).__name__}: {error}")
             raise
-        finally:
-            training.log.close()
 
 
 class Supervised:
@@ -93,25 +109,25 @@ class Supervised:
 
     def __init__(self, job: SupervisedJob, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> None:
         config = job.config
+        self.job = job
         self.config = config
         self.folder = folder
         self.console = console
         self.checkpoint = checkpoint
         self.step = checkpoint.state.step if checkpoint else 0
+        self.version = checkpoint.state.version if checkpoint else 0
         seen = CursorState(*divmod(self.step * config.sft.rows_per_step, len(job.examples.examples)))
-        self.cursor: Cursor[Example] = Cursor(job.examples.examples, config.seed, seen)
-        self.held_out: Sequence[Row] | None = job.held_out.rows() if job.held_out else None
+        self.cursor: Cursor[Learnable] = Cursor(job.examples.examples, config.seed, seen)
+        self.loss = HeldOutLoss(job.held_out.rows()) if job.held_out else None
+        self.answers: HeldOutAnswers | None = None
+        self.measured_at: int | None = None  # the step of the last evaluation
         self.stages = Stages(console.stage)
         self.log = MetricLog(folder, tensorboard=config.tensorboard, resume_step=self.step if checkpoint else None)
-        self.learner = LocalLearner(config, folder.path, Transport.SHARED_MEMORY)
-        self.checkpoints = CheckpointWriter(folder.checkpoints, self.learner, config.checkpoint.keep)
-        self.version = checkpoint.state.version if checkpoint else 0
-        self.losses: list[tuple[int, float]] = []  # of the held-out examples, by step
 
-    async def run(self) -> SupervisedResult:
-        """All steps of the run."""
-        self.console.note("starting the learner")
-        await self.learner.start()
+    async def run(self, parts: AsyncExitStack) -> SupervisedResult:
+        """All steps of the run. What is started is closed with `parts`."""
+        self.learner = await self.start(parts)
+        self.checkpoints = CheckpointWriter(self.folder.checkpoints, self.learner, self.config.checkpoint.keep)
         if self.checkpoint is not None:
             await self.learner.load(self.checkpoint.learner)
         await self.evaluate()
@@ -119,11 +135,26 @@ class Supervised:
         while self.step < self.config.steps:
             await self.train_step()
         await self.evaluate()
-        await self.checkpoints.finish()
-        await self.learner.export(self.folder.policy)
-        first, last = (self.losses[0][1], self.losses[-1][1]) if self.losses else (None, None)
-        report = await asyncio.to_thread(write_report, self.folder)
-        return SupervisedResult(self.folder.path, report, self.folder.policy, self.step, first, last)
+        return await self.finish()
+
+    async def start(self, parts: AsyncExitStack) -> LearnerHandle:
+        """The learner; with generators where tasks are answered."""
+        asked = self.job.asked
+        if self.config.cluster.backend == "ray" and (asked is not None or self.config.learner.is_sharded):
+            parts.callback(disconnect_ray)
+        if asked is None:
+            self.console.note("starting the learner")
+            learner, notices = await start_learner(self.config, self.folder.path)
+            self.tell(notices)
+            return learner
+        self.console.note("starting generators and learner")
+        roles = await start_roles(self.config)
+        parts.push_async_callback(roles.close)
+        self.tell(roles.notices)
+        scorer = asked.scorer()
+        parts.callback(scorer.close)
+        self.answers = HeldOutAnswers(asked, roles.pool, scorer, self.folder)
+        return roles.learner
 
     async def train_step(self) -> None:
         """One optimizer step, and what is due after it."""
@@ -149,20 +180,45 @@ class Supervised:
             await self.save()
 
     async def evaluate(self) -> None:
-        """The loss of the held-out examples, once a step."""
-        if self.held_out is None or any(step == self.step for step, _ in self.losses):
+        """All that is held out, once a step."""
+        ways: list[HeldOut] = [way for way in (self.loss, self.answers) if way is not None]
+        if not ways or self.measured_at == self.step:
             return
+        metrics: dict[str, float] = {}
         with self.stages("evaluate"):
-            loss = await self.learner.cross_entropy(self.held_out)
-        self.losses.append((self.step, loss))
-        metrics = {"evaluation/cross_entropy": loss, "evaluation/perplexity": math.exp(min(loss, 700.0))}
+            for way in ways:
+                metrics |= await way.measure(self.learner, self.step, self.version)
+        self.measured_at = self.step
         self.log.log(self.step, metrics)
-        self.console.note(f"step {self.step}: held-out cross-entropy {loss:.4f} nats per token")
+        self.console.evaluation(self.step, metrics)
 
     async def save(self) -> None:
         """A checkpoint of all that a resume needs: the examples seen follow from the step."""
         with self.stages("checkpoint"):
             await self.checkpoints.save(CheckpointState(self.step, self.version), None)
+
+    async def finish(self) -> SupervisedResult:
+        """The last checkpoint on disk, the policy as a plain folder, and the report."""
+        await self.checkpoints.finish()
+        await self.learner.export(self.folder.policy)
+        report = await asyncio.to_thread(write_report, self.folder)
+        losses = self.loss.losses if self.loss else []
+        reports = self.answers.reports if self.answers else []
+        return SupervisedResult(
+            folder=self.folder.path,
+            report=report,
+            policy=self.folder.policy,
+            steps=self.step,
+            before=reports[0] if reports else None,
+            after=reports[-1] if reports else None,
+            loss_before=losses[0] if losses else None,
+            loss_after=losses[-1] if losses else None,
+        )
+
+    def tell(self, notices: tuple[str, ...]) -> None:
+        for notice in notices:
+            append_event(self.folder, self.step, EventKind.NOTE, notice)
+            self.console.note(notice)
 
     def is_due(self, every_steps: int) -> bool:
         return every_steps > 0 and self.step % every_steps == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlvr.config import DataConfig
 from rlvr.data import DataError, messages_of, read_rows, render_prompt
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class Learnable(Protocol):
+    """What makes a row when its turn comes. Its length is in tokens."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, number: int) -> Row:
+        """What a learner eats; `number` tells it from the others of its step."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """Token ids that are read at once, and which of them are learned."""
@@ -26,8 +36,10 @@ class Example:
     token_ids: list[int]
     learned: list[bool]
 
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
     def row(self, number: int) -> Row:
-        """What a learner eats; `number` tells it from the others of its step."""
         return Row(number, self.token_ids, self.learned, ce=[float(learned) for learned in self.learned])
 
 
@@ -35,32 +47,42 @@ class Example:
 class ExampleSet:
     """Examples of one dataset, and how many were left out because they are too long."""
 
-    examples: list[Example]
+    examples: list[Learnable]
     too_long: int
 
     def rows(self) -> list[Row]:
         return [example.row(number) for number, example in enumerate(self.examples)]
 
 
+def that_fit(found: Sequence[Learnable], longest: int, where: str) -> ExampleSet:
+    """Those of at most `longest` tokens. Raises DataError where there are none; `where` says what was read."""
+    if not found:
+        raise DataError(f"{where}: no rows")
+    short = [example for example in found if len(example) <= longest]
+    if not short:
+        raise DataError(
+            f"{where}: every example is longer than learner.token_budget={longest} "
+            f"(the shortest has {min(map(len, found))} tokens)"
+        )
+    return ExampleSet(short, len(found) - len(short))
+
+
 def load_examples(config: DataConfig, tokenizer: PreTrainedTokenizerBase, longest: int) -> ExampleSet:
     """Read the rows that `config` names. Those of more than `longest` tokens are left out. Raises DataError."""
-    if tokenizer.eos_token_id is None:
-        raise DataError("the model's tokenizer has no end-of-text token, with which an answer would end")
     found = [
         example
         for number, row in enumerate(read_rows(config), start=1)
         for example in examples_of(*_conversation(row, number, config), tokenizer)
     ]
-    if not found:
-        raise DataError(f"data.path={config.path}: no rows")
-    short = [example for example in found if len(example.token_ids) <= longest]
-    if not short:
-        shortest = min(len(example.token_ids) for example in found)
-        raise DataError(
-            f"data.path={config.path}: every example is longer than learner.token_budget={longest} "
-            f"(the shortest has {shortest} tokens)"
-        )
-    return ExampleSet(short, len(found) - len(short))
+    return that_fit(found, longest, f"data.path={config.path}")
+
+
+def has_answers(config: DataConfig) -> bool:
+    """Whether its first row has something to learn, and is not a task alone."""
+    first = next(iter(read_rows(config)), {})
+    prompt = first.get(config.prompt)
+    turns = prompt if isinstance(prompt, list) else []
+    return first.get(config.completion) is not None or any(turn.get("role") == "assistant" for turn in turns)
 
 
 def examples_of(
@@ -70,11 +92,16 @@ def examples_of(
 
     One example where every prompt goes on from the turn before. Some chat templates show earlier turns otherwise than
     they were sampled, without their thoughts for instance: then there is one more example for each such turn.
+    Raises DataError for a tokenizer without an end-of-text token.
     """
+    if tokenizer.eos_token_id is None:
+        raise DataError("the model's tokenizer has no end-of-text token, with which an answer would end")
     examples: list[Example] = []
     for place in learned:
         prompt = render_prompt(tokenizer, messages[:place])
-        turn = [*tokenizer.encode(messages[place]["content"], add_special_tokens=False), tokenizer.eos_token_id]
+        turn = tokenizer.encode(messages[place]["content"], add_special_tokens=False)
+        if turn[-1:] != [tokenizer.eos_token_id]:  # some data has it in the text
+            turn.append(tokenizer.eos_token_id)
         if examples and prompt[: len(examples[-1].token_ids)] == examples[-1].token_ids:
             flags = examples.pop().learned
         else:

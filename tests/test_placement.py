@@ -8,7 +8,7 @@ import pytest
 
 from rlvr.config import Config
 from rlvr.config_loading import check
-from rlvr.placement import ClusterError, Placement, Share, place, place_teacher
+from rlvr.placement import ClusterError, Placement, Share, place, place_learner, place_teacher
 
 
 def config(generators: int = 1, ranks: int = 1, tensor_parallel: int = 1) -> Config:
@@ -85,3 +85,14 @@ def test_peers_have_equal_shares_of_cores_and_gpus() -> None:
     with pytest.raises(ClusterError, match="2 peers need a GPU each at the least, and there are 1"):
         first.of_gpus(1)
     assert list(Share().of_cores([3, 4])) == [3, 4] and Share().of_gpus(1) == 1
+
+
+def test_a_learner_without_generators_has_the_machine() -> None:
+    assert place_learner(config(), [4, 5], gpus=0) == [Placement("learner", 0.0, 2, (4, 5))]
+    assert place_learner(config(ranks=2), [4, 5, 6], gpus=0) == [
+        Placement("learner-0", 0.0, 1, (4,)),
+        Placement("learner-1", 0.0, 1, (5,)),
+    ]
+    assert [p.gpus for p in place_learner(config(ranks=2), [], gpus=2)] == [1.0, 1.0]
+    with pytest.raises(ClusterError, match="a learner of 4 ranks needs 4 GPUs, and there are 2"):
+        place_learner(config(ranks=4), [], gpus=2)

@@ -66,6 +66,15 @@ def test_a_completion_is_learned_up_to_its_end(tokenizer: PreTrainedTokenizerBas
     assert example.row(3).ce == [0.0] * len(start) + [1.0] * len(answer)
 
 
+def test_an_end_that_stands_in_the_text_is_not_doubled(tokenizer: PreTrainedTokenizerBase) -> None:
+    prompt = Message(role="user", content="How many pens?")
+    once, twice = (
+        examples_of([prompt, Message(role="assistant", content=text)], [1], tokenizer)
+        for text in ("4", f"4{tokenizer.eos_token}")
+    )
+    assert once == twice
+
+
 def conversation(*contents: str) -> list[Message]:
     return [Message(role="assistant" if i % 2 else "user", content=text) for i, text in enumerate(contents)]
 
@@ -185,6 +194,15 @@ def test_resume_is_exact(tmp_path: Path) -> None:
         [(r.step, r.values["learner/loss"]) for r in read_metrics(x.folder / "metrics.jsonl")] for x in (whole, cut)
     ]
     assert steps[0] == steps[1]
+
+
+def test_ranks_learn_what_one_learner_does(tmp_path: Path) -> None:
+    """As Ray actors, and with no generator beside them."""
+    rows, held_out = sums(24, seed=0), sums(8, seed=1)
+    alone = rlvr.sft("tiny", rows, evaluation_data=held_out, **settings(tmp_path / "alone", steps=2))
+    learner = {"learning_rate": 2e-3, "warmup_steps": 2, "ranks": 2}
+    shared = rlvr.sft("tiny", rows, evaluation_data=held_out, **settings(tmp_path / "two", steps=2, learner=learner))
+    assert (shared.loss_before, shared.loss_after) == pytest.approx((alone.loss_before, alone.loss_after), rel=1e-3)
 
 
 def test_the_command(tmp_path: Path) -> None:

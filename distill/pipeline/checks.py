@@ -51,8 +51,11 @@ def on_trust(place: Place) -> list[str]:
 
 
 def _stage_faults(place: Place, name: str) -> Iterable[str]:
-    verb = VERBS[place.recipe.stages[name].verb]
-    if verb.has_settings:
+    stage = place.recipe.stages[name]
+    verb = VERBS[stage.verb]
+    if verb.data_option is not None and verb.data_option not in stage.options:
+        yield f"options: {verb.data_option} must be given"
+    elif verb.has_settings:
         yield from _settings_faults(lambda: place.config(name))
     if verb.words:
         yield from _word_faults(verb, place.words_after_verb(name))

@@ -12,6 +12,7 @@ from rlvr.plan.accelerators import Accelerator
 from rlvr.plan.estimate import configured_split, estimate
 from rlvr.plan.workload import workload
 from rlvr.readable import number
+from rlvr.supervised import answers_held_out
 
 
 def bounds(place: Place, name: str) -> str:
@@ -25,15 +26,13 @@ def bounds(place: Place, name: str) -> str:
     tokens = config.sampling.max_new_tokens
     asked = f"at most {config.data.limit:,} tasks" if config.data.limit else "each task"
     match stage.verb:
-        case "sft":
+        case "sft" | "distill sft" | "distill logits":
             size = f"{config.sft.rows_per_step:,} examples"
             return (
                 f"{config.sft.epochs:g} passes over the data, {size} a step"
                 if config.sft.epochs
                 else f"{steps} of {size}"
             )
-        case "distill sft" | "distill logits":
-            return f"{steps} of {answers:,} given answers"
         case "distill sample":
             n = stage.options.get("n", 8)
             return f"{n} answers to {asked}, each of at most {tokens:,} tokens"
@@ -77,8 +76,10 @@ def gpus_held(place: Place, name: str) -> int:
 
     config = place.config(name)
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if verb in ("sft", "distill sample", "distill capture"):  # in their own process
+    if verb in ("distill sample", "distill capture"):  # in their own process
         return min(1, here)
+    if verb in ("sft", "distill sft", "distill logits") and not answers_held_out(config):  # a learner alone
+        return min(config.learner.ranks, here)
     return configured_split(config, here).used if config.cluster.address == "local" else _wanted(config)
 
 

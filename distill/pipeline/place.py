@@ -38,7 +38,12 @@ class Place:
 
     def config(self, name: str) -> Config:
         """A stage's settings as its verb reads them. Raises ConfigError."""
-        return check(merge(self.settings(name), VERBS[self.recipe.stages[name].verb].sets))
+        stage = self.recipe.stages[name]
+        verb = VERBS[stage.verb]
+        settings = merge(self.settings(name), verb.sets)
+        if verb.data_option is not None and verb.data_option in stage.options:
+            settings["data"] = str(self._filled(stage.options[verb.data_option], name))
+        return check(settings)
 
     def evaluation_config(self) -> Config:
         """What is asked of every policy. Raises ConfigError."""

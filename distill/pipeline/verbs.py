@@ -22,8 +22,9 @@ class Verb:
     name that the stage gives to what it leaves.
 
     `output` is what it leaves, below that folder; empty where the stage says how it is called. One that `has_settings`
-    reads a config of a run (`rlvr.config.Config`), over which it puts what it `sets` itself. One that `resumes` goes on
-    from its newest checkpoint when it was killed; another begins anew.
+    reads a config of a run (`rlvr.config.Config`), over which it puts what it `sets` itself, and as its `data` what the
+    option `data_option` names. One that `resumes` goes on from its newest checkpoint when it was killed; another begins
+    anew.
     """
 
     words: tuple[str, ...]
@@ -32,6 +33,7 @@ class Verb:
     place: tuple[str, ...]
     has_settings: bool = True
     sets: Mapping[str, Any] = field(default_factory=dict)
+    data_option: str | None = None
     resumes: bool = False
 
     @property
@@ -44,9 +46,10 @@ class Verb:
 _TAUGHT = {"rollout": {"drop_zero_variance": False}}
 
 
-def _trains(*words: str, resumes: bool = False, sets: Mapping[str, Any] | None = None) -> Verb:
+def _trains(*words: str, sets: Mapping[str, Any] | None = None, data_option: str | None = None) -> Verb:
     """A verb that leaves a run, and in it a policy."""
-    return Verb(words, Leaves.POLICY, "run/policy", ("run_dir={folder}/run",), resumes=resumes, sets=sets or {})
+    place = ("run_dir={folder}/run",)
+    return Verb(words, Leaves.POLICY, "run/policy", place, sets=sets or {}, data_option=data_option, resumes=True)
 
 
 def _makes(*words: str, output: str, sets: Mapping[str, Any] | None = None) -> Verb:
@@ -55,13 +58,13 @@ def _makes(*words: str, output: str, sets: Mapping[str, Any] | None = None) -> V
 
 
 VERBS: dict[str, Verb] = {
-    "sft": _trains("sft", resumes=True),
-    "train": _trains("train", resumes=True),
+    "sft": _trains("sft"),
+    "train": _trains("train"),
     "distill sample": _makes("distill", "sample", output="answers.parquet", sets=_TAUGHT),
-    "distill sft": _trains("distill", "sft"),
+    "distill sft": _trains("distill", "sft", data_option="rows"),
     "distill capture": _makes("distill", "capture", output="store"),
-    "distill logits": _trains("distill", "logits"),
-    "distill opd": _trains("distill", "opd", resumes=True, sets=_TAUGHT),
+    "distill logits": _trains("distill", "logits", data_option="store"),
+    "distill opd": _trains("distill", "opd", sets=_TAUGHT),
     "distill merge": Verb(
         ("distill", "merge"), Leaves.POLICY, "policy", ("--out", "{folder}/policy"), has_settings=False
     ),

@@ -1,4 +1,4 @@
-"""The warm start: a new tiny model learns to write like the weak author.
+"""The warm start: a new tiny model learns to write like the weak author, or like one who makes no mistake.
 
 Several traces of one problem lie in one row after a single copy of the prompt, and a tree-shaped attention
 mask keeps them from seeing each other: a step costs about half of what one row for each trace would.
@@ -32,6 +32,13 @@ from rlvr.demo.tokenizer import LONGEST_SEQUENCE, VOCABULARY_SIZE
 from rlvr.learn.muon import Muon
 
 
+class Author(StrEnum):
+    """Who writes the traces that a model imitates."""
+
+    WEAK = "weak"  # right in form and often wrong in substance: leaves something to find
+    ORACLE = "oracle"  # always right: makes a teacher
+
+
 @dataclass(frozen=True, slots=True)
 class WarmStart:
     """Settings. The defaults made the shipped base.
@@ -42,6 +49,7 @@ class WarmStart:
 
     cpu_seconds: float = 600.0
     subjects: tuple[Subject[Any], ...] = (MATH,)
+    author: Author = Author.WEAK
     seed: int = 0
     prompts_per_step: int = 8
     traces_per_prompt: int = 4
@@ -83,30 +91,35 @@ class Family(StrEnum):
     DEEPSEEK_V3 = "deepseek_v3"  # a mixture of experts with multi-head latent attention
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, family: Family = Family.QWEN3) -> PreTrainedModel:
-    """An untrained model: large enough to learn, small enough for one core. Qwen3 has 381,792 parameters."""
-    config = _qwen3(tokenizer) if family is Family.QWEN3 else _deepseek_v3(tokenizer)
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, family: Family = Family.QWEN3, width: int = 1
+) -> PreTrainedModel:
+    """An untrained model: large enough to learn, small enough for one core. Qwen3 has 381,792 parameters.
+
+    `width` multiplies its heads, hidden size and feed-forward: at 3 Qwen3 has 3,135,648 parameters.
+    """
+    config = _qwen3(tokenizer, width) if family is Family.QWEN3 else _deepseek_v3(tokenizer, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model
 
 
-def _qwen3(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+def _qwen3(tokenizer: PreTrainedTokenizerFast, width: int) -> PretrainedConfig:
     return Qwen3Config(
-        num_attention_heads=3,
-        num_key_value_heads=3,
+        num_attention_heads=3 * width,
+        num_key_value_heads=3 * width,
         head_dim=32,
         tie_word_embeddings=True,
-        **_common(tokenizer),
+        **_common(tokenizer, width),
     )
 
 
-def _deepseek_v3(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+def _deepseek_v3(tokenizer: PreTrainedTokenizerFast, width: int) -> PretrainedConfig:
     """One dense layer, then two of eight experts, of which two and a shared one work on each token."""
     return DeepseekV3Config(
-        num_attention_heads=3,
-        num_key_value_heads=3,
+        num_attention_heads=3 * width,
+        num_key_value_heads=3 * width,
         q_lora_rank=64,
         kv_lora_rank=48,
         qk_nope_head_dim=32,
@@ -116,7 +129,7 @@ def _deepseek_v3(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
         n_routed_experts=8,
         num_experts_per_tok=2,
         n_shared_experts=1,
-        moe_intermediate_size=96,
+        moe_intermediate_size=96 * width,
         n_group=1,
         topk_group=1,
         norm_topk_prob=True,
@@ -124,16 +137,16 @@ def _deepseek_v3(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
         topk_method="noaux_tc",
         scoring_func="sigmoid",
         tie_word_embeddings=False,  # as all of its family; vLLM knows no other
-        **_common(tokenizer),
+        **_common(tokenizer, width),
     )
 
 
-def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+def _common(tokenizer: PreTrainedTokenizerFast, width: int) -> dict[str, object]:
     return {
         "vocab_size": VOCABULARY_SIZE,
-        "hidden_size": 96,
+        "hidden_size": 96 * width,
         "num_hidden_layers": 3,
-        "intermediate_size": 256,
+        "intermediate_size": 256 * width,
         "max_position_embeddings": LONGEST_SEQUENCE,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "bos_token_id": None,
@@ -154,7 +167,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: 
     model.train()
     started = time.process_time()
     average_loss: float | None = None
-    for step, batch in enumerate(_batches(tokenizer, settings), start=1):
+    for step, batch in enumerate(batches(tokenizer, settings), start=1):
         spent = time.process_time() - started
         if spent >= settings.cpu_seconds:
             return
@@ -228,14 +241,15 @@ def _tree_mask(branch: Tensor) -> Tensor:
 BATCHES_SORTED_TOGETHER = 8  # rows of similar length share a batch, so that little of it is padding
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterator[TreeBatch]:
+def batches(tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterator[TreeBatch]:
+    """Problems with what the author wrote to them, without end."""
     rng = random.Random(settings.seed)
     sources = [(subject, subject.problems(Split.TRAIN, settings.seed)) for subject in settings.subjects]
     size = settings.prompts_per_step
     for subject, source in cycle(sources):
         pool = list(islice(source, size * BATCHES_SORTED_TOGETHER))
         prompts = encode_prompts(tokenizer, [problem.prompt for problem in pool])
-        traces = [[subject.weak_trace(p, rng) for _ in range(settings.traces_per_prompt)] for p in pool]
+        traces = [_traces(subject, problem, settings, rng) for problem in pool]
         continuations = [_encode_traces(tokenizer, ts) for ts in traces]
         lengths = [len(p) + sum(map(len, cs)) for p, cs in zip(prompts, continuations, strict=True)]
         order = sorted(range(len(pool)), key=lengths.__getitem__)
@@ -244,6 +258,13 @@ def _batches(tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> Iterato
         for cut in cuts:
             chosen = [prompts[i] for i in cut], [continuations[i] for i in cut]
             yield tree_batch(*chosen, pad_id=tokenizer.pad_token_id)
+
+
+def _traces(subject: Subject[Any], problem: Any, settings: WarmStart, rng: random.Random) -> list[str]:
+    """What the author writes to a problem. The oracle would write the same again, so he writes once."""
+    if settings.author is Author.ORACLE:
+        return [subject.oracle_trace(problem)]
+    return [subject.weak_trace(problem, rng) for _ in range(settings.traces_per_prompt)]
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[list[int]]:

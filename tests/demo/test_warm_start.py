@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from rlvr.demo.problems import Split, oracle_trace, problems
 from rlvr.demo.tokenizer import build_tokenizer
-from rlvr.demo.warm_start import WarmStart, continuation_logits, new_model, train, tree_batch
+from rlvr.demo.warm_start import Author, WarmStart, batches, continuation_logits, new_model, train, tree_batch
 
 PROMPTS = [[7, 8, 9], [20, 21, 22, 23, 24]]
 CONTINUATIONS = [[[30, 31, 2], [32, 2]], [[33, 2], [34, 35, 36, 2]]]
@@ -57,3 +58,15 @@ def test_new_models_depend_on_the_seed_alone(tokenizer: PreTrainedTokenizerFast)
 
     assert torch.equal(embedding(1), embedding(1))
     assert not torch.equal(embedding(1), embedding(2))
+
+
+def test_a_teacher_is_wider_and_its_author_makes_no_mistake(tokenizer: PreTrainedTokenizerFast) -> None:
+    layer = 4 * 288 * 288 + 2 * 32 + 3 * 288 * 768 + 2 * 288
+    wide = new_model(tokenizer, seed=0, width=3)
+    assert sum(p.numel() for p in wide.parameters()) == 512 * 288 + 3 * layer + 288 == 3_135_648
+
+    settings = WarmStart(author=Author.ORACLE, prompts_per_step=4, seed=7)
+    right = {oracle_trace(problem) for problem in islice(problems(Split.TRAIN, 7), 32)}
+    batch = next(batches(tokenizer, settings))
+    *answers, rest = tokenizer.decode(batch.targets).split(tokenizer.eos_token)
+    assert len(answers) == 4 and rest == "" and set(answers) <= right

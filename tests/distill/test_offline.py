@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from rlvr.cli import app
 from rlvr.data import DataError
 from rlvr.distill.licence import LicenceRefused
-from rlvr.distill.offline import batches
 from rlvr.distill.provenance import read_provenance
-from rlvr.distill.rows_file import training_row
 from rlvr.distill.store import StoreError, TeacherStore
 from rlvr.distill.teachers import TeacherError
-from rlvr.types import Row
+from rlvr.plugins import CommandError
 
 BASE = Path(__file__).parents[2] / "rlvr" / "demo" / "base"
 SETTINGS = [
     *("model=tiny", "data.prompt=question", "data.max_prompt_tokens=128", "sampling.max_new_tokens=44"),
     *("cluster.backend=local", "generator.engine=transformers", "tensorboard=false", "reward=math_answer"),
     *("learner.token_budget=4096", "learner.warmup_steps=0", "learner.learning_rate=1.5e-3"),
-    *("rollout.groups_per_step=8", "rollout.group_size=2"),
+    "sft.rows_per_step=16",
 ]
 
 
@@ -78,18 +83,23 @@ def test_what_is_kept_is_right_whole_and_different(sampled: tuple[Path, str], te
 
 def test_a_student_learns_a_teachers_answers(tmp_path: Path, sampled: tuple[Path, str], data: Path) -> None:
     run = tmp_path / "run"
-    done = distill("sft", "--rows", sampled[0], f"data.path={data}", f"run_dir={run}", "steps=8")
+    asked = (f"evaluation.data.path={sampled[0]}", "evaluation.data.prompt=messages", "evaluation.data.limit=8")
+    done = distill("sft", "--rows", sampled[0], *asked, f"run_dir={run}", "steps=8")
     assert done.exception is None, done.output
+    # Held-out rows with answers are both: tasks to answer, and examples whose loss is known.
+    before, after = metrics(run, "evaluation/cross_entropy")
+    assert after < 0.8 * before and f"held-out cross-entropy {before:.4f} -> {after:.4f}" in done.output
+    assert len(metrics(run, "evaluation/pass@1")) == 2 and "held-out accuracy " in done.output
+    assert pq.read_metadata(run / "evaluations" / "step-000008.parquet").num_rows == 8
     losses = metrics(run, "learner/cross_entropy")
     assert len(losses) == 8 and losses[-1] < 0.8 * losses[0]
     record = read_provenance(run / "policy")
     assert record is not None and record.licences() == ["llama3.1"] and record.made_by == "distill sft"
 
 
-def test_a_student_learns_what_a_store_says(tmp_path: Path, store: Path, data: Path) -> None:
+def test_a_student_learns_what_a_store_says(tmp_path: Path, store: Path) -> None:
     run = tmp_path / "run"
-    words = ["--store", store, f"data.path={data}", f"run_dir={run}", "steps=8"]
-    done = distill("logits", *words, "--divergence", "jsd:0.5")
+    done = distill("logits", "--store", store, f"run_dir={run}", "steps=8", "--divergence", "jsd:0.5")
     assert done.exception is None, done.output
     distances = metrics(run, "learner/divergence")
     assert len(distances) == 8 and distances[-1] < 0.8 * distances[0]
@@ -114,7 +124,7 @@ def test_what_does_not_fit_is_told_before_anything_is_made(
     cases: list[tuple[str, list[str | Path], type[Exception], str]] = [
         ("logits", ["--store", store, "sampling.temperature=0.5"], StoreError, "captured at temperature 1"),
         ("logits", ["--store", tmp_path], StoreError, "no finished teacher store"),
-        ("sft", ["--rows", long], DataError, "more than learner.token_budget=4096: raise it"),
+        ("sft", ["--rows", long], DataError, "every example is longer than learner.token_budget=4096"),
         ("sft", ["--rows", data], DataError, "no column 'messages'"),
         ("capture", ["--rows", sampled[0], "--teacher", teacher, "-o", store, "--k", "16"], StoreError, "finished"),
         ("sample", ["--teacher", teacher, "-o", sampled[0]], TeacherError, "exists already"),
@@ -126,19 +136,40 @@ def test_what_does_not_fit_is_told_before_anything_is_made(
     assert not (tmp_path / "run").exists() and not (tmp_path / "new").exists()
 
 
-def test_each_pass_takes_every_row_once() -> None:
-    rows = [Row(number, [1, 2], [False, True]) for number in range(10)]
-    taken = [row.group_id for batch in islice(batches(rows, 4, seed=3), 5) for row in batch]
-    assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10)) and taken[:10] != taken[10:]
-    again = [row.group_id for batch in islice(batches(rows, 4, seed=3), 5) for row in batch]
-    assert taken == again
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """How many threads add up a sum decides on its last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def test_the_end_of_the_turn_is_trained_once() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    row = {"messages": [{"role": "user", "content": "2 + 2?"}], "completion": "4"}
-    for completion in ("4", f"4{tokenizer.eos_token}"):
-        made = training_row(7, row | {"completion": completion}, tokenizer, tokenizer.eos_token_id)
-        trained = [token for token, is_trained in zip(made.token_ids, made.trained, strict=True) if is_trained]
-        assert trained == [*tokenizer.encode("4", add_special_tokens=False), tokenizer.eos_token_id]
-        assert made.ce == [float(is_trained) for is_trained in made.trained]
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(tmp_path: Path, store: Path) -> None:
+    """Bit for bit, and with the divergence it was started with."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = ["--store", str(store), "--divergence", "reverse", "steps=40", "checkpoint.every_steps=4"]
+    assert distill("logits", *words, f"run_dir={whole}").exception is None
+    command = [sys.executable, "-m", "rlvr.cli", "distill", "logits", *SETTINGS, *words, f"run_dir={killed}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/step-??????")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint to be killed after"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "policy").exists(), "killed before its end"
+    resumed = CliRunner().invoke(app, ["distill", "logits", "--resume", f"run_dir={killed}"])
+    assert resumed.exception is None, resumed.output
+    assert metrics(killed, "learner/divergence") == metrics(whole, "learner/divergence")
+    one, other = (load_file(run / "policy" / "model.safetensors") for run in (whole, killed))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    record = read_provenance(killed / "policy")
+    assert record is not None and record.licences() == ["llama3.1"] and record.made_by == "distill logits"
+
+
+def test_a_run_of_another_verb_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: tiny\ndata: none\n")
+    done = CliRunner().invoke(app, ["distill", "sft", "--resume", f"run_dir={tmp_path}"])
+    assert isinstance(done.exception, CommandError) and "not a run of `rlvr distill sft`" in str(done.exception)
