@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,10 +41,11 @@ _LOGITS_AT_ONCE = 2**26
 
 
 class TransformersGenerator:
-    """The generator protocol on a transformers model. All model work runs on one thread."""
+    """The generator protocol on a transformers model. One thread does all of its work, on `cores` if named."""
 
-    def __init__(self, settings: EngineSettings, device: str = "cpu") -> None:
+    def __init__(self, settings: EngineSettings, device: str = "cpu", cores: Sequence[int] = ()) -> None:
         self._settings = settings
+        self._cores = cores
         self._device = torch.device(device)
         self._thread = EngineThread(settings.name)
         self._engine: _Engine | None = None
@@ -91,6 +94,9 @@ class TransformersGenerator:
         self._engine = None
 
     def _load(self) -> _Engine:
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)  # of this thread, and of those that it starts
+            torch.set_num_threads(len(self._cores))
         self._engine = _Engine(self._settings, self._device)
         return self._engine
 

@@ -33,7 +33,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         "model": settings.model,
         "dtype": settings.dtype.value,
         "seed": settings.seed,
-        "max_model_len": settings.max_tokens,
+        "max_model_len": _longest_sequence(settings),
         "max_num_seqs": settings.max_sequences,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "max_logprobs": 256,  # ids that a teacher may be asked about at each place
@@ -67,6 +67,17 @@ def cpu_arguments(settings: EngineSettings) -> dict[str, Any]:
         # vLLM's 128.
         "block_size": 32,
     }
+
+
+def _longest_sequence(settings: EngineSettings) -> int:
+    """Room for one token more than is sampled: vLLM scores a sequence only where it could go on with it.
+
+    A model that ends there has no such room, and its longest sequences cannot be scored.
+    """
+    from transformers import AutoConfig
+
+    positions = AutoConfig.from_pretrained(settings.model).to_dict().get("max_position_embeddings")
+    return settings.max_tokens if settings.max_tokens == positions else settings.max_tokens + 1
 
 
 def sampling_params(sampling: Sampling, n: int = 1) -> SamplingParams:

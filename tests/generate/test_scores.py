@@ -71,6 +71,13 @@ async def test_many_of_different_lengths_at_once_while_another_is_continued(subj
         assert scored.version == version
 
 
+async def test_the_longest_sequence_of_a_run_can_be_scored(subject: Subject) -> None:
+    request = ScoreRequest(tokens(384), 380)  # as long as `settings_for` lets prompt and answer be together
+    scores = await subject.generator.score(request)
+    expected = all_logprobs(subject, request).gather(1, torch.tensor(request.token_ids[380:])[:, None])[:, 0]
+    assert np.abs(scores.logprobs - expected.numpy()).max() < BOUND
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
