@@ -19,7 +19,8 @@ _GROUPS_AT_ONCE = 256
 class EvaluationReport:
     """What the policy can do at a version. Shares are of answers with a verdict; `pass_at` maps k to pass@k.
 
-    `accuracy` is pass@1 by the verifier that judged, where the rows have several.
+    `accuracy` is pass@1 by the verifier that judged, where the rows have several. `rights` tell of each group which of
+    its answers with a verdict are right.
     """
 
     version: int
@@ -32,6 +33,11 @@ class EvaluationReport:
     mean_tokens: float
     truncated_share: float
     groups: list[Group]
+    rights: list[list[bool]]
+
+    def accuracy_by(self, name_of: Callable[[Task], str]) -> dict[str, float]:
+        """pass@1 of the tasks of each name."""
+        return _accuracy_by([name_of(group.task) for group in self.groups], self.rights)
 
     def metrics(self) -> dict[str, float]:
         """As `evaluation/...`."""
@@ -96,16 +102,23 @@ def summarize(groups: Sequence[Group], version: int, verifier: VerifierOf | None
         mean_tokens=_mean([float(sum(t.sampled)) for t in trajectories]),
         truncated_share=_mean([float(_is_truncated(t)) for t in trajectories]),
         groups=list(groups),
+        rights=rights,
     )
 
 
 def _by_verifier(names: Sequence[str | None], rights: Sequence[list[bool]]) -> dict[str, float]:
     """pass@1 of each verifier's tasks; nothing where one judged them all."""
-    distinct = sorted({name for name in names if name is not None})
-    if len(distinct) < 2:
-        return {}
-    judged = [(name, pass_at_k(right, 1)) for name, right in zip(names, rights, strict=True) if right]
-    return {verifier: _mean([value for name, value in judged if name == verifier]) for verifier in distinct}
+    named = [name for name in names if name is not None]
+    return _accuracy_by(named, rights) if len(set(named)) > 1 else {}
+
+
+def _accuracy_by(names: Sequence[str], rights: Sequence[list[bool]]) -> dict[str, float]:
+    """pass@1 by name; tasks without a verdict are left out."""
+    judged: dict[str, list[float]] = {name: [] for name in sorted(set(names))}
+    for name, right in zip(names, rights, strict=True):
+        if right:
+            judged[name].append(pass_at_k(right, 1))
+    return {name: _mean(values) for name, values in judged.items()}
 
 
 def _rights(group: Group, verifier: str | None) -> list[bool]:
