@@ -23,9 +23,15 @@ def opd(
     words: Words = None,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(help="folder, hub name or URL#MODEL; TAG=... teaches the rows with this tag; may be repeated"),
+        typer.Option(
+            help="folder, hub name, URL#MODEL, or self: the policy itself, on --teacher-prompt; TAG=... teaches the "
+            "rows with this tag; may be repeated"
+        ),
     ] = None,
-    signal: Annotated[str, typer.Option(help="student_topk, teacher_topk, or sampled")] = "student_topk",
+    signal: Annotated[
+        str,
+        typer.Option(help="student_topk, teacher_topk, sampled, or spans: for a teacher with another tokenizer"),
+    ] = "student_topk",
     k: Annotated[int, typer.Option(help="ids of a token that the teacher is asked about")] = 32,
     divergence: Annotated[
         str, typer.Option(help="reverse, forward, jsd:BETA, skewed_forward:ALPHA, skewed_reverse:ALPHA")
@@ -33,6 +39,15 @@ def opd(
     reward_weight: Annotated[float, typer.Option(help="what the verifier's advantage counts beside; 0: nothing")] = 0.0,
     clip: Annotated[float, typer.Option(help="bound of the sampled signal, in nats")] = 5.0,
     tag_column: Annotated[str, typer.Option(help="column with a row's tag")] = "tag",
+    teacher_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="what teachers read in the place of a task's last message: {prompt} is that, {NAME} a column"
+        ),
+    ] = None,
+    max_regression: Annotated[
+        float | None, typer.Option(help="stop when a tag's held-out accuracy falls below its first by more than this")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="of served teachers, unless MODEL leads to it")] = None,
     use: Use = "commercial",
     license_: Given = None,
@@ -53,7 +68,19 @@ def opd(
         tell_result(resume_opd(config))
         return
     gate = Gate(use, license_ or [], accept_license or [])
-    options = OPDOptions(tuple(teacher or ()), tag_column, tokenizer, signal, k, divergence, clip, reward_weight, gate)
+    options = OPDOptions(
+        teachers=tuple(teacher or ()),
+        tag_column=tag_column,
+        tokenizer=tokenizer,
+        signal=signal,
+        k=k,
+        divergence=divergence,
+        clip=clip,
+        reward=reward_weight,
+        prompt=teacher_prompt,
+        max_regression=max_regression,
+        gate=gate,
+    )
     tell_result(run_opd(config, options))
 
 

@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rlvr.api import run_config, with_run_dir
 from rlvr.config import Config
+from rlvr.data import load_tasks, read_rows
 from rlvr.distill.gate import Gate, leave_records
 from rlvr.distill.provenance import TeacherRecord
+from rlvr.distill.readings import (
+    AsItStands,
+    OtherPrompt,
+    OtherTokenizer,
+    PromptError,
+    PromptTemplate,
+    Reading,
+    same_conversation,
+)
+from rlvr.distill.regression import TagWatch, check_watch, start_of
 from rlvr.distill.served_teacher import ServedTeacher
 from rlvr.distill.signals import Signal, SignalKind, parse_divergence, parse_kind
-from rlvr.distill.teachers import Teacher, TeacherError, local_teacher
-from rlvr.distill.teaching import ALL, OnPolicyDistillation, Teachers
+from rlvr.distill.teachers import ALL, OwnPolicy, Teacher, TeacherError, local_teacher
+from rlvr.distill.teaching import OnPolicyDistillation, Teachers
 from rlvr.distill.tokenizers import fingerprint, refuse_mismatch
 from rlvr.files import replacing
-from rlvr.prepare import load_tokenizer
+from rlvr.metrics import read_metrics
+from rlvr.prepare import load_tokenizer, stop_token_ids
 from rlvr.reward_function import reward
 from rlvr.run_folder import RunFolder, refuse_used
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rlvr.reward_function import Reward
     from rlvr.training import RunResult
 
 _OPTIONS_FILE = "opd.yaml"
+_SELF = "self"
 _WORD = re.compile(r"(?:(?P<tag>\w+)=)?(?P<name>.+)")
 
 
@@ -37,7 +53,9 @@ _WORD = re.compile(r"(?:(?P<tag>\w+)=)?(?P<name>.+)")
 class OPDOptions:
     """What a run of on-policy distillation needs besides the run's config; kept in its folder for a resume.
 
-    `teachers` are words `[TAG=]NAME`, a name being a folder, a hub name, or `URL#MODEL` of a server.
+    `teachers` are words `[TAG=]NAME`, a name being a folder, a hub name, `URL#MODEL` of a server, or `self`.
+    `prompt` is the template of what teachers read in the place of a task's last message; `max_regression` is how far
+    a tag's held-out accuracy may fall below its first.
     """
 
     teachers: tuple[str, ...]
@@ -48,6 +66,8 @@ class OPDOptions:
     divergence: str = "reverse"
     clip: float = 5.0
     reward: float = 0.0
+    prompt: str | None = None
+    max_regression: float | None = None
     gate: Gate = dataclasses.field(default_factory=Gate)
 
     def make_signal(self) -> Signal:
@@ -63,6 +83,11 @@ class TeacherWord:
     tag: str
     name: str  # of the model
     url: str | None
+
+    @property
+    def is_own_policy(self) -> bool:
+        """Whether the policy that learns is meant."""
+        return self.url is None and self.name == _SELF
 
 
 def teacher_word(word: str) -> TeacherWord:
@@ -101,7 +126,7 @@ def resume_opd(config: Config) -> RunResult:
     """Go on with the run in `config.run_dir`, with the teachers it began with."""
     assert config.run_dir is not None
     options = _read_options(config.run_dir / _OPTIONS_FILE)
-    teaching, records = _teaching(config, options)
+    teaching, records = _teaching(config, options, start_of(read_metrics(RunFolder(config.run_dir).metrics)))
     return _run(config, options, teaching, records, resume=True)
 
 
@@ -119,26 +144,74 @@ def _run(
     return result
 
 
-def _teaching(config: Config, options: OPDOptions) -> tuple[OnPolicyDistillation, list[TeacherRecord]]:
-    """The stage and its teachers' records, licences and tokenizers checked."""
+def _teaching(
+    config: Config, options: OPDOptions, start: Mapping[str, float] = MappingProxyType({})
+) -> tuple[OnPolicyDistillation, list[TeacherRecord]]:
+    """The stage and its teachers' records, all checked that can be; `start` is the accuracy by tag that it began at."""
     words = [teacher_word(word) for word in options.teachers]
     if len({word.tag for word in words}) < len(words) or not words:
         raise TeacherError(f"--teacher: expected one for each tag, got {', '.join(options.teachers) or 'none'}")
     signal = options.make_signal()
-    terms = options.gate.check([word.name for word in words])
-    student = load_tokenizer(config.model.name)
-    by_tag: dict[str, Teacher] = {}
+    if options.max_regression is not None:
+        check_watch(config, options.max_regression, options.tag_column, [word.tag for word in words])
+    models = [word.name for word in words if not word.is_own_policy]
+    terms = dict(zip(models, options.gate.check(models), strict=True))
+    reader = _Reader(config, signal, options.prompt)
+    by_tag: dict[str, Teacher | OwnPolicy] = {}
+    readings: dict[str, Reading] = {}
+    made: dict[tuple[str | None, str], Teacher] = {}  # one that teaches several tags is there once
     records = []
-    for number, (word, of_teacher) in enumerate(zip(words, terms, strict=True)):
+    for number, word in enumerate(words):
+        if word.is_own_policy:
+            by_tag[word.tag], readings[word.tag] = OwnPolicy(), reader.of_own_policy()
+            continue
         tokenizer = load_tokenizer(options.tokenizer if word.url and options.tokenizer else word.name)
-        refuse_mismatch(student, tokenizer, word.name)
-        licences = tuple(licence.id for licence in of_teacher.licences)
-        records.append(TeacherRecord(word.name, licences, fingerprint(tokenizer)))
-        by_tag[word.tag] = (
-            local_teacher(config, word.name, number) if word.url is None else ServedTeacher(word.url, word.name)
-        )
-    stage = OnPolicyDistillation(Teachers(by_tag, options.tag_column), signal, config.sampling.temperature)
-    return stage, records
+        readings[word.tag] = reader.of_teacher(word.name, tokenizer)
+        key = (word.url, word.name)
+        if key not in made:
+            licences = tuple(licence.id for licence in terms[word.name].licences)
+            records.append(TeacherRecord(word.name, licences, fingerprint(tokenizer)))
+            made[key] = ServedTeacher(word.url, word.name) if word.url else local_teacher(config, word.name, number)
+        by_tag[word.tag] = made[key]
+    watch = TagWatch(options.tag_column, options.max_regression, dict(start))
+    teachers = Teachers(by_tag, options.tag_column, readings)
+    return OnPolicyDistillation(teachers, signal, config.sampling.temperature, watch), records
+
+
+class _Reader:
+    """How the teachers of a run read its rows."""
+
+    def __init__(self, config: Config, signal: Signal, template: str | None) -> None:
+        """Raises PromptError."""
+        self._config = config
+        self._signal = signal
+        self._student = load_tokenizer(config.model.name)
+        self._conversation = None if template is None else PromptTemplate(template, [*read_rows(config.data)[0]])
+
+    def of_teacher(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Reading:
+        """Raises TokenizerMismatch where the signal needs the student's tokens, and UnreadableTokenizer."""
+        if self._signal.kind is SignalKind.SPANS:
+            c = self._config
+            ends = stop_token_ids(self._student, c.sampling.stop, c.model.name)
+            return OtherTokenizer(self._student, ends, tokenizer, name, self._conversation or same_conversation)
+        refuse_mismatch(self._student, tokenizer, name)
+        return AsItStands() if self._conversation is None else OtherPrompt(self._student, self._conversation)
+
+    def of_own_policy(self) -> Reading:
+        """Raises PromptError for a prompt that the run's generators have no room for."""
+        if self._conversation is None:
+            raise TeacherError(
+                "--teacher self: on its own prompt the policy says what it said; give it --teacher-prompt"
+            )
+        reading = OtherPrompt(self._student, self._conversation)
+        longest = max(len(reading.prompt_ids(task)) for task in load_tasks(self._config.data, self._student).tasks)
+        if longest > self._config.data.max_prompt_tokens:
+            raise PromptError(
+                f"--teacher-prompt: the longest has {longest} tokens, and the run's generators, which --teacher self "
+                f"asks, have room for data.max_prompt_tokens={self._config.data.max_prompt_tokens}: raise it to "
+                f"{longest}"
+            )
+        return reading
 
 
 def _read_options(file: Path) -> OPDOptions:

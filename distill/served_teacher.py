@@ -1,23 +1,31 @@
 """A teacher behind an OpenAI-compatible server that takes and gives token ids, as `vllm serve` does.
 
-Plain OpenAI speaks text. What is used besides: a prompt given as ids, `return_token_ids` and `prompt_logprobs`, which
-vLLM's `/v1/completions` has. The server scores at temperature 1, and at its own likeliest ids; start it with
-`--max-logprobs` of at least the signal's K.
+Plain OpenAI speaks text. What is used besides is vLLM's: on `/v1/completions` a prompt given as ids,
+`return_token_ids` and `prompt_logprobs`; and `/inference/v1/generate` for log-probabilities at ids that the student
+names. Servers score at temperature 1.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
 from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from rlvr.distill.teachers import TeacherError
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_NO_SUCH_PATH = frozenset({404, 405, 501})
+_NEEDED = (
+    "a teacher needs a server that takes token ids and gives prompt_logprobs, such as `vllm serve`; one of chat "
+    "completions alone will not do"
+)
 _TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -40,6 +48,7 @@ class ServedTeacher:
     ) -> None:
         self.name = model
         self._url = base_url.rstrip("/")
+        self._root = self._url.removesuffix("/v1")
         self._attempts = attempts
         self._timeout_s = timeout_s
         self._gate = asyncio.Semaphore(at_once)
@@ -50,7 +59,7 @@ class ServedTeacher:
     async def start(self) -> None:
         """Ask for the server's models. Raises TeacherError where it does not answer, or has not this one."""
         self._client = httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s)
-        listed = await self._ask("GET", "/models", None)
+        listed = await self._ask("GET", f"{self._url}/models", None)
         try:
             names = [str(model["id"]) for model in listed["data"]]
         except (KeyError, TypeError) as error:
@@ -69,6 +78,8 @@ class ServedTeacher:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
+            "min_p": 0.0,  # here and below: not what the model's own generation_config says
+            "repetition_penalty": 1.0,
             "stop_token_ids": list(sampling.stop_token_ids),
             "seed": sampling.seed,
             "logprobs": 1,
@@ -80,14 +91,11 @@ class ServedTeacher:
     async def score(self, request: ScoreRequest) -> TokenScores:
         if request.temperature != 1.0:
             raise TeacherError(
-                f"{self.name} at {self._url}: a server scores at temperature 1 only, and the student samples at "
+                f"{self._where}: a server scores at temperature 1 only, and the student samples at "
                 f"{request.temperature:g}: set sampling.temperature=1, or use a local teacher"
             )
         if request.ids is not None:
-            raise TeacherError(
-                f"{self.name} at {self._url}: a server scores at its own likeliest ids, not at the student's: use the "
-                "signal teacher_topk or sampled, or a local teacher"
-            )
+            return await self._score_at(request, request.ids)
         body = {
             "prompt": list(request.token_ids),
             "max_tokens": 1,
@@ -95,19 +103,53 @@ class ServedTeacher:
             "prompt_logprobs": request.top_k,
         }
         (choice,) = await self._complete(body)
-        places = choice.get("prompt_logprobs")
-        if not isinstance(places, list) or len(places) != len(request.token_ids):
+        return self._scores(request, self._places(request, choice.get("prompt_logprobs")))
+
+    async def _score_at(self, request: ScoreRequest, ids: NDArray[np.int32]) -> TokenScores:
+        sampling = {
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "detokenize": False,
+            "prompt_logprobs": 0,
+            "prompt_logprob_token_ids": ids.tolist(),
+            "prompt_logprob_start": request.first - 1,
+        }
+        url = f"{self._root}/inference/v1/generate"
+        body = {"model": self.name, "token_ids": list(request.token_ids), "sampling_params": sampling}
+        try:
+            async with self._gate:
+                answer = await self._ask("POST", url, body)
+        except TeacherError as error:
             raise TeacherError(
-                f"{self.name} at {self._url}: the answer has no prompt_logprobs for {len(request.token_ids)} tokens; "
-                "scoring needs a server such as `vllm serve`"
+                f"{error}; scoring at the student's ids needs `vllm serve --enable-scale-out` with vLLM's second model "
+                "runner, which runs on GPUs: use the signal teacher_topk or sampled, or a local teacher"
+            ) from None
+        places = self._places(request, answer.get("prompt_logprobs"))
+        of_ids = _array(answer.get("prompt_token_id_logprobs"))
+        if of_ids is None or of_ids.shape != ids.shape:
+            raise TeacherError(
+                f"{self._where}: the answer has no log-probabilities at {ids.shape} ids: {answer!r:.200}"
             )
-        return self._scores(request, places[request.first :])
+        own = [at[str(token)]["logprob"] for token, at in zip(request.token_ids[request.first :], places, strict=True)]
+        return TokenScores(np.array(own, np.float32), ids, of_ids.astype(np.float32), version=0)
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
 
     # ---------------------------------------------------------------- the server's form
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name} at {self._url}"
+
+    def _places(self, request: ScoreRequest, prompt_logprobs: Any) -> list[dict[str, Any]]:
+        """What the server says of the request's places."""
+        if not isinstance(prompt_logprobs, list) or len(prompt_logprobs) != len(request.token_ids):
+            raise TeacherError(
+                f"{self._where}: the answer has no prompt_logprobs for {len(request.token_ids)} tokens; {_NEEDED}"
+            )
+        return prompt_logprobs[request.first :]
 
     def _completion(self, choice: dict[str, Any]) -> Completion:
         try:
@@ -116,8 +158,8 @@ class ServedTeacher:
             finish = FinishReason.STOP if choice["finish_reason"] == "stop" else FinishReason.LENGTH
         except (KeyError, TypeError, ValueError) as error:
             raise TeacherError(
-                f"{self.name} at {self._url}: the answer has no token ids with log-probabilities "
-                f"({type(error).__name__}: {error}); a teacher needs a server such as `vllm serve`"
+                f"{self._where}: the answer has no token ids with log-probabilities "
+                f"({type(error).__name__}: {error}); {_NEEDED}"
             ) from None
         return Completion(tokens, logprobs, [0] * len(tokens), finish)
 
@@ -134,15 +176,15 @@ class ServedTeacher:
 
     async def _complete(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         async with self._gate:
-            answer = await self._ask("POST", "/completions", {"model": self.name} | body)
+            answer = await self._ask("POST", f"{self._url}/completions", {"model": self.name} | body)
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not choices:
             raise TeacherError(f"{self._url}/completions: this is no completion: {str(answer)[:200]}")
         return choices
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    async def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> Any:
         assert self._client is not None, "`start` comes first"
-        url, pause_s, problem = self._url + path, _FIRST_PAUSE_S, ""
+        pause_s, problem = _FIRST_PAUSE_S, ""
         for attempt in range(self._attempts):
             if attempt:
                 await asyncio.sleep(pause_s)
@@ -158,9 +200,20 @@ class ServedTeacher:
                 except ValueError:
                     raise TeacherError(f"{url}: the answer is not JSON: {response.text[:200]}") from None
             problem = f"status {response.status_code}: {response.text[:200]}"
+            if response.status_code in _NO_SUCH_PATH:
+                raise TeacherError(f"{url}: {problem}; {_NEEDED}")
             if response.status_code not in _TRY_AGAIN:
                 raise TeacherError(f"{url}: {problem}")
             asked_for = response.headers.get("retry-after", "")
             if asked_for.isdecimal():
                 pause_s = min(float(asked_for), _LONGEST_PAUSE_S)
         raise TeacherError(f"{url}: no answer in {self._attempts} attempts; the last: {problem}")
+
+
+def _array(encoded: Any) -> NDArray[np.floating[Any]] | None:
+    """An array in NumPy's own format, in base 64; None where there is none."""
+    try:
+        array: NDArray[np.floating[Any]] = np.load(io.BytesIO(base64.b64decode(encoded)), allow_pickle=False)
+    except (TypeError, ValueError, EOFError):
+        return None
+    return array

@@ -7,6 +7,8 @@ With q the student's distribution in a token's place, p the teacher's and t the 
 - STUDENT_TOPK: the divergence on the student's K likeliest ids and the tail. Nearly the gradient of KL(q || p): what
   the student's tail holds is one outcome.
 - TEACHER_TOPK: the same on the teacher's likeliest ids, which suits the forward KL(p || q).
+- SPANS: SAMPLED for a teacher with another tokenizer, on pieces of text that end at tokens of both; the last token of
+  each has the advantage of all (`rlvr.distill.readings.OtherTokenizer`).
 
 The verifier's advantage may count beside any of them. How exact each gradient is, tests/distill/test_signals.py
 measures against the whole vocabulary's.
@@ -33,6 +35,12 @@ class SignalKind(StrEnum):
     SAMPLED = "sampled"
     STUDENT_TOPK = "student_topk"
     TEACHER_TOPK = "teacher_topk"
+    SPANS = "spans"
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a divergence over ids, and not an advantage."""
+        return self in (SignalKind.STUDENT_TOPK, SignalKind.TEACHER_TOPK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +65,40 @@ class Signal:
         """Whether the ids are the student's."""
         return self.kind is SignalKind.STUDENT_TOPK
 
+    def rehearsal(self, temperature: float) -> ScoreRequest:
+        """A question like those about rows, of two tokens: whether a teacher can answer it is known at the start."""
+        if self.asks_student:
+            return ScoreRequest((0, 0), 1, temperature, ids=np.zeros((1, self.k), np.int32))
+        return ScoreRequest((0, 0), 1, temperature, top_k=self._k)
+
     def question(self, row: Row, temperature: float) -> ScoreRequest:
         """What to ask first about a row: the one of the two who chooses the ids."""
-        k = 0 if self.kind is SignalKind.SAMPLED else self.k
-        return ScoreRequest(tuple(row.token_ids), first_trained(row), temperature, top_k=k)
+        return ScoreRequest(tuple(row.token_ids), first_trained(row), temperature, top_k=self._k)
 
     def taught(self, row: Row, scores: TokenScores) -> Row:
         """The row with the streams that the teacher's `scores` make, of its tokens from the first trained on.
 
         Raises SignalError for a row without an `rl` stream where the signal is an advantage.
         """
-        rl = row.rl and replace(row.rl, advantages=[self.reward * advantage for advantage in row.rl.advantages])
-        if self.kind is not SignalKind.SAMPLED:
-            return replace(row, rl=rl, kl=kl_stream(row, scores, self.divergence))
+        untaught = self.untaught(row)
+        if self.kind.is_dense:
+            return replace(untaught, kl=kl_stream(row, scores, self.divergence))
+        rl = untaught.rl
         if rl is None:
-            raise SignalError("the sampled signal is of a policy's own answers: the row has no rl stream")
+            raise SignalError(f"the signal {self.kind} is of a policy's own answers: the row has no rl stream")
         soft = _sampled(row, scores, rl.sampler_logprobs, self.clip)
         advantages = [hard + own for hard, own in zip(rl.advantages, soft, strict=True)]
         return replace(row, rl=replace(rl, advantages=advantages))
+
+    def untaught(self, row: Row) -> Row:
+        """The row with what the verifier's advantage counts, and no teacher's word."""
+        return replace(
+            row, rl=row.rl and replace(row.rl, advantages=[self.reward * advantage for advantage in row.rl.advantages])
+        )
+
+    @property
+    def _k(self) -> int:
+        return self.k if self.kind.is_dense else 0
 
 
 def parse_divergence(word: str) -> Divergence:

@@ -7,15 +7,20 @@ template, and is refused with the difference where it does not. It is asked at t
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rlvr.config import Config
 from rlvr.distill.store import StoreHeader, TeacherStore
 from rlvr.generate.protocol import Generator
+from rlvr.placement import place
 from rlvr.plugins import CommandError
 from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
+
+# The tag of a teacher of all rows, and of rows that have no other.
+ALL = "all"
 
 
 class TeacherError(CommandError):
@@ -65,7 +70,8 @@ class LocalTeacher:
 def local_teacher(config: Config, model: str, number: int = 0) -> LocalTeacher:
     """A teacher on the transformers engine, which scores many rows in one forward pass.
 
-    `config` is the student's: its lengths bound what the teacher may be asked. On a GPU machine it takes memory of
+    `config` is the student's: its lengths bound what the teacher may be asked. Without a GPU the teacher works on the
+    learner's cores, which are idle while it is asked. On a GPU machine it takes memory of
     the first GPU, which has not been measured: a large teacher is better served by `vllm serve`.
     """
     from rlvr.generate.factory import has_gpu
@@ -74,7 +80,25 @@ def local_teacher(config: Config, model: str, number: int = 0) -> LocalTeacher:
 
     gpu = has_gpu()
     settings = replace(engine_settings(config, f"teacher-{number}", model, gpu=gpu), lora_rank=0)
-    return LocalTeacher(model, TransformersGenerator(settings, device="cuda" if gpu else "cpu"))
+    if gpu:
+        return LocalTeacher(model, TransformersGenerator(settings, device="cuda"))
+    return LocalTeacher(model, TransformersGenerator(settings, cores=_learner_cores(config)))
+
+
+def _learner_cores(config: Config) -> tuple[int, ...]:
+    """Those of this machine that the learner's ranks are pinned to; none in one process or on a cluster joined."""
+    if config.cluster.backend == "local" or config.cluster.address != "local":
+        return ()
+    _, ranks = place(config, sorted(os.sched_getaffinity(0)), gpus=0)
+    return tuple(core for rank in ranks for core in rank.cores)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPolicy:
+    """The policy that learns, as it is when it is asked, on the run's own generators.
+
+    It has something to teach itself where it reads another prompt than when it answered.
+    """
 
 
 class StoredTeacher:

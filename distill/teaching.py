@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from rlvr.distill.readings import AsItStands, Reading, UnreadableRow
+from rlvr.distill.regression import TagWatch
 from rlvr.distill.signals import Signal
-from rlvr.distill.teachers import Teacher, TeacherError
+from rlvr.distill.teachers import ALL, OwnPolicy, Teacher, TeacherError
+from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
-from rlvr.types import Group, Row, TokenScores
+from rlvr.types import Group, Row, Task, TokenScores
 
-# The tag of the teacher of all rows.
-ALL = "all"
+_AS_IT_STANDS = AsItStands()
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """Several teachers, each for the rows with its tag in `column`; one that is called ALL teaches every row."""
+    """Several teachers, each for the rows with its tag in `column`; one that is called ALL teaches every row.
 
-    by_tag: Mapping[str, Teacher]
+    `readings` are of the tags whose teacher does not read rows as they stand.
+    """
+
+    by_tag: Mapping[str, Teacher | OwnPolicy]
     column: str = "tag"
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     def tag_of(self, group: Group) -> str:
         """Raises TeacherError for a row that nobody teaches."""
@@ -37,57 +43,80 @@ class Teachers:
             )
         return tag
 
-    async def start(self) -> None:
-        """One after the other: transformers cannot load two models at once in one process."""
-        for teacher in self.by_tag.values():
-            await teacher.start()
+    def reading(self, tag: str) -> Reading:
+        """How the tag's teacher reads."""
+        return self.readings.get(tag, _AS_IT_STANDS)
 
-    async def close(self) -> None:
-        await asyncio.gather(*(teacher.close() for teacher in self.by_tag.values()))
+    def others(self) -> list[Teacher]:
+        """All that are not the policy itself, each once."""
+        return list(dict.fromkeys(one for one in self.by_tag.values() if not isinstance(one, OwnPolicy)))
 
 
 class OnPolicyDistillation:
     """The stage: each row is taught by its tag's teacher. `temperature` is that of the student's sampling."""
 
-    def __init__(self, teachers: Teachers, signal: Signal, temperature: float) -> None:
+    def __init__(self, teachers: Teachers, signal: Signal, temperature: float, watch: TagWatch | None = None) -> None:
         self._teachers = teachers
         self._signal = signal
         self._temperature = temperature
+        self._watch = watch or TagWatch(teachers.column)
 
     async def start(self) -> None:
-        await self._teachers.start()
+        """Start all teachers, and hear that they can answer. Raises TeacherError."""
+        for teacher in self._teachers.others():  # by turns: transformers cannot load two models at once in one process
+            await teacher.start()
+            await teacher.score(self._signal.rehearsal(self._temperature))
 
     async def close(self) -> None:
-        await self._teachers.close()
+        await asyncio.gather(*(teacher.close() for teacher in self._teachers.others()))
 
     async def teach(
         self, groups: Sequence[Group], rows: Sequence[Row], students: GeneratorPool
     ) -> tuple[list[Row], dict[str, float]]:
         """The rows with the teachers' streams, and metrics by tag."""
+        tasks = {group.id: group.task for group in groups}
         tags = {group.id: self._teachers.tag_of(group) for group in groups}
         scores = await asyncio.gather(
-            *(self._ask(row, self._teachers.by_tag[tags[row.group_id]], students) for row in rows)
+            *(self._ask(row, tasks[row.group_id], tags[row.group_id], students) for row in rows)
         )
-        taught = [self._signal.taught(row, of_row) for row, of_row in zip(rows, scores, strict=True)]
+        taught = [
+            self._signal.untaught(row) if of_row is None else self._signal.taught(row, of_row)
+            for row, of_row in zip(rows, scores, strict=True)
+        ]
         return taught, _metrics(groups, tags, rows, scores)
 
-    async def _ask(self, row: Row, teacher: Teacher, students: GeneratorPool) -> TokenScores:
-        question = self._signal.question(row, self._temperature)
+    def evaluated(self, report: EvaluationReport) -> tuple[dict[str, float], str | None]:
+        """Accuracy by tag, and what was lost of it."""
+        return self._watch.evaluated(report)
+
+    async def _ask(self, row: Row, task: Task, tag: str, students: GeneratorPool) -> TokenScores | None:
+        """What the tag's teacher says of the row's tokens; None where it cannot read them."""
+        asked = self._signal.question(row, self._temperature)
         if self._signal.asks_student:
             # Temperature changes no order: the likeliest ids are the same at 1, at which every engine can score.
-            own = await students.score(replace(question, temperature=1.0))
-            question = replace(question, top_k=0, ids=own.ids)
-        return await teacher.score(question)
+            own = await students.score(replace(asked, temperature=1.0))
+            asked = replace(asked, top_k=0, ids=own.ids)
+        try:
+            question = self._teachers.reading(tag).question(row, task, asked)
+        except UnreadableRow:
+            return None
+        teacher = self._teachers.by_tag[tag]
+        scorer = students if isinstance(teacher, OwnPolicy) else teacher
+        return question.of_the_row(await scorer.score(question.request))
 
 
 def _metrics(
-    groups: Sequence[Group], tags: Mapping[int, str], rows: Sequence[Row], scores: Sequence[TokenScores]
+    groups: Sequence[Group], tags: Mapping[int, str], rows: Sequence[Row], scores: Sequence[TokenScores | None]
 ) -> dict[str, float]:
-    """By tag: the estimate of KL(student || teacher) in nats a token, from sampled tokens; the reward; the answers."""
+    """By tag: the estimate of KL(student || teacher) in nats a token, from sampled tokens; the reward; the answers.
+
+    And, where there are any, how many rows the teacher could not read.
+    """
+    unread = Counter(tags[row.group_id] for row, of_row in zip(rows, scores, strict=True) if of_row is None)
     gaps: dict[str, list[float]] = defaultdict(list)
     rewards: dict[str, list[float]] = defaultdict(list)
     for row, of_row in zip(rows, scores, strict=True):
-        if row.rl is not None:
+        if row.rl is not None and of_row is not None:
             places = np.flatnonzero(row.trained)
             teacher = of_row.logprobs[places - places[0]]
             gaps[tags[row.group_id]] += (np.asarray(row.rl.sampler_logprobs)[places] - teacher).tolist()
@@ -95,4 +124,5 @@ def _metrics(
         rewards[tags[group.id]] += group.values()
     metrics = {f"teacher/{tag}/reverse_kl": float(np.mean(of_tag)) for tag, of_tag in gaps.items() if of_tag}
     metrics |= {f"teacher/{tag}/reward": float(np.mean(of_tag)) for tag, of_tag in rewards.items() if of_tag}
+    metrics |= {f"teacher/{tag}/unread": float(count) for tag, count in unread.items()}
     return metrics | {f"teacher/{tag}/answers": float(len(of_tag)) for tag, of_tag in rewards.items()}

@@ -34,8 +34,8 @@ def refuse_mismatch(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeniz
         examples = ", ".join(f"{token!r} is {_id(ours, token)} and {_id(theirs, token)}" for token in differing[:3])
         raise TokenizerMismatch(
             f"teacher {name}: its tokenizer differs from the student's in {len(differing)} tokens (of {len(theirs)} "
-            f"and {len(ours)}): to student and teacher {examples}. Teach by its text instead: `rlvr distill sample`, "
-            "then `rlvr distill sft`"
+            f"and {len(ours)}): to student and teacher {examples}. Compare both on spans of text "
+            "with `--signal spans`, or teach by its text: `rlvr distill sample`, then `rlvr distill sft`"
         )
     our_prompt, their_prompt = render_prompt(student, _PROBE), render_prompt(teacher, _PROBE)
     if our_prompt != their_prompt:

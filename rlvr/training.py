@@ -77,6 +77,10 @@ class Teaching(Protocol):
         """The rows with what teachers say of them, and metrics. `students` are the run's own generators."""
         ...
 
+    def evaluated(self, report: EvaluationReport) -> tuple[dict[str, float], str | None]:
+        """Metrics of an evaluation, and why the run should stop here, if it should."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -188,7 +192,6 @@ class Training:
         self.rollouts.start()
         while self.step < self.config.steps:
             await self.train_step()
-        await self.evaluate()
         return await self.finish()
 
     async def train_step(self) -> None:
@@ -217,7 +220,8 @@ class Training:
             self.tell_failures(filtered, report.skipped)
             self.warn(*self.health.news(self.health.read(metrics)))
             await self.record(groups, filtered, metrics, receipts, report.token_fates)
-        if self.is_due(self.config.evaluation.every_steps):
+        # Before the checkpoint: what an evaluation objects to does not take the place of a better one.
+        if self.is_due(self.config.evaluation.every_steps) or self.step == self.config.steps:
             with stages("evaluate"):
                 await self.evaluate()
         # What led to skipped updates must not take the place of the checkpoint to go back to.
@@ -259,9 +263,22 @@ class Training:
         self.console.stage("evaluate")
         report = await evaluate_tasks(self.evaluation_runner, self.job.held_out.tasks, self.version, self.job.verifier)
         self.evaluations.append(report)
-        self.log.log(self.step, report.metrics())
+        of_teachers, objection = self.teaching.evaluated(report) if self.teaching is not None else ({}, None)
+        self.log.log(self.step, report.metrics() | of_teachers)
         write_evaluation(self.folder, self.step, report.groups)
         self.console.evaluation(self.step, report.metrics())
+        if objection is not None:
+            raise TrainingStopped(f"{objection}; {await self.what_is_left()}")
+
+    async def what_is_left(self) -> str:
+        """Of a run that stops before its end."""
+        await self.checkpoints.finish()
+        checkpoint = latest_checkpoint(self.folder.checkpoints)
+        if checkpoint is None:
+            return "there is no checkpoint from before"
+        return (
+            f"the checkpoint before is of step {checkpoint.state.step}: `rlvr export {checkpoint.folder} --out FOLDER`"
+        )
 
     async def record(
         self,

@@ -14,6 +14,7 @@ from rlvr.distill.codistill.peers import LivePeer, Verdicts
 from rlvr.distill.codistill.plan import CodistillSettings
 from rlvr.distill.codistill.weights import Tokens, alpha, mixed, overlap_gate, rms, soft, staleness, verifier_gate
 from rlvr.distill.signals import first_trained
+from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.types import Group, Row
 
@@ -79,6 +80,10 @@ class CoDistillation:
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
+
+    def evaluated(self, report: EvaluationReport) -> tuple[dict[str, float], str | None]:
+        """A peer that gets worse goes on: gates decide what it may still teach."""
+        return {}, None
 
     async def teach(
         self, groups: Sequence[Group], rows: Sequence[Row], students: GeneratorPool

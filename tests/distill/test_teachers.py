@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,6 +49,19 @@ async def test_a_local_teacher_scores_at_any_temperature_and_at_named_ids() -> N
     assert np.abs(scores.id_logprobs - logprobs[:, [1, 2, 3]].numpy()).max() < 1e-4
     own = logprobs.gather(1, torch.tensor(TOKENS[3:])[:, None])[:, 0]
     assert np.abs(scores.logprobs - own.numpy()).max() < 1e-4
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="nothing is pinned to one core")
+async def test_under_ray_a_local_teacher_works_on_the_learners_cores() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    for backend, expected in (("ray", cores[half : 2 * half]), ("local", cores)):
+        config = Config(model="tiny", data="unused.jsonl", cluster={"backend": backend})
+        teacher = local_teacher(config, str(BASE), number=7)
+        await teacher.start()
+        (thread,) = (one for one in threading.enumerate() if one.name == "teacher-7")
+        assert thread.native_id is not None and sorted(os.sched_getaffinity(thread.native_id)) == expected
+        await teacher.close()
 
 
 # -------------------------------------------------------------------- a server
@@ -141,9 +157,39 @@ async def test_a_servers_continuations_come_with_ids_and_logprobs(server: Server
 async def test_what_a_server_cannot_do_is_refused_before_it_is_asked(server: Server, teacher: ServedTeacher) -> None:
     with pytest.raises(TeacherError, match="temperature 1 only"):
         await teacher.score(ScoreRequest((1, 2), temperature=0.5))
-    with pytest.raises(TeacherError, match="teacher_topk or sampled"):
-        await teacher.score(ScoreRequest((1, 2), ids=np.zeros((1, 3), np.int32)))
     assert server.requests == []
+
+
+async def test_a_server_scores_at_the_students_ids(server: Server, teacher: ServedTeacher) -> None:
+    """As vLLM 0.32 answers: an array in NumPy's own format, in base 64."""
+    at_ids = np.array([[-1.0, -2.0], [-0.5, -3.0]], np.float32)
+    file = io.BytesIO()
+    np.save(file, at_ids)
+    encoded = base64.b64encode(file.getvalue()).decode()
+    places = [None, place({5: -9.0}), place({3: -1.5}), place({9: -7.0})]
+    server.behaviour = lambda request: (
+        200,
+        {"choices": [{}], "prompt_logprobs": places, "prompt_token_id_logprobs": encoded},
+    )
+    ids = np.array([[3, 4], [4, 8]], np.int32)
+    scores = await teacher.score(ScoreRequest((1, 5, 3, 9), first=2, ids=ids))
+    assert (scores.ids == ids).all() and (scores.id_logprobs == at_ids).all()
+    assert scores.logprobs.tolist() == [-1.5, -7.0]
+    (request,) = server.requests
+    assert (request["path"], request["model"], request["token_ids"]) == ("/inference/v1/generate", "big", [1, 5, 3, 9])
+    asked = request["sampling_params"]
+    # A row of vLLM's says what comes after its token, so the first row is that of the token before the first place.
+    assert (asked["prompt_logprob_token_ids"], asked["prompt_logprob_start"]) == ([[3, 4], [4, 8]], 1)
+    server.behaviour = lambda request: (200, {"choices": [{}], "prompt_logprobs": places})
+    with pytest.raises(TeacherError, match=r"no log-probabilities at \(2, 2\) ids"):
+        await teacher.score(ScoreRequest((1, 5, 3, 9), first=2, ids=ids))
+
+
+async def test_a_server_of_chat_completions_alone_is_refused(server: Server, teacher: ServedTeacher) -> None:
+    server.behaviour = lambda request: (404, {"detail": "Not Found"})
+    for request in (ScoreRequest((1, 2)), ScoreRequest((1, 2), ids=np.zeros((1, 3), np.int32))):
+        with pytest.raises(TeacherError, match="one of chat completions alone will not do"):
+            await teacher.score(request)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ async def test_each_row_goes_to_its_tags_teacher() -> None:
     )
 
 
+async def test_what_a_teacher_will_be_asked_is_asked_once_at_the_start() -> None:
+    for kind, expected in (("sampled", (0, None)), ("teacher_topk", (3, None)), ("student_topk", (0, (1, 3)))):
+        teacher = Scorer()
+        await OnPolicyDistillation(Teachers({ALL: teacher}), Signal(SignalKind(kind), k=3), temperature=0.8).start()
+        (asked,) = teacher.asked
+        assert (asked.top_k, None if asked.ids is None else asked.ids.shape) == expected
+        assert (asked.places, asked.temperature) == (1, 0.8)
+
+
 async def test_the_students_ids_are_asked_of_the_student_first() -> None:
     teacher, student = Scorer(), Scorer()
     stage = OnPolicyDistillation(Teachers({ALL: teacher}), Signal(SignalKind.STUDENT_TOPK, k=3), temperature=0.8)
