@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ def run_recipe(place: Place, start: Sequence[str], tell: Tell) -> list[Finished]
             finished[name] = Finished(record, evaluation)
             if evaluation is not None:
                 tell(f"{head}: " + ", ".join(f"{key} {value:.3f}" for key, value in evaluation.accuracies().items()))
-                others = {other: done.evaluation for other, done in finished.items()}
+                others = {other: one.evaluation for other, one in finished.items()}
                 for line in hold(name, place.recipe.stages[name].gate, evaluation, others):
                     tell(f"{head}: {line}")
         return list(finished.values())
@@ -183,9 +184,12 @@ def _evaluation(place: Place, record: Record, hashes: Mapping[str, str], head: s
 
 def _run_process(what: str, words: list[str], log: Path, show: Callable[[bytes], None]) -> None:
     """Run a command to its end, its output kept and given to `show`. It ends with us, however we end."""
-    # The child asks the kernel for its own end when we end: a pipeline that is killed leaves no stage behind.
-    guarded = [sys.executable, "-m", "rlvr.distill.pipeline.with_parent", *words]
-    with log.open("ab") as kept, subprocess.Popen(guarded, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    # In a session of its own, so that a kill of our group leaves the guardian to end what the stage has started.
+    guarded = [sys.executable, "-m", "rlvr.distill.pipeline.guardian", str(os.getpid()), *words]
+    with (
+        log.open("ab") as kept,
+        subprocess.Popen(guarded, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
         assert process.stdout is not None
         try:
             for line in process.stdout:

@@ -22,6 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlvr.distill.pipeline.guardian import descendants
 from rlvr.distill.pipeline.identity import hash_of
 from rlvr.distill.pipeline.place import Place
 from rlvr.distill.pipeline.recipe import read_recipe
@@ -44,6 +45,9 @@ class Kill:
     gone_s: float
     faults: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"killed in {self.stage:24} {self.hit:40} no process left after {self.gone_s:.1f} s"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,12 +62,12 @@ def main() -> None:
     place = Place(read_recipe(given.recipe), given.folder.resolve())
     stages = given.stages or list(place.recipe.stages)
     words = [sys.executable, "-m", "rlvr.cli", "pipeline", "run", str(given.recipe), "--folder", str(place.folder)]
-    kills = [kill_in(stage, place, words) for stage in stages]
+    kills = []
+    for stage in stages:
+        kills.append(kill_in(stage, place, words))
+        print(kills[-1], flush=True)
     faults = [f"killed in {kill.stage}: {fault}" for kill in kills for fault in kill.faults]
     faults += run_to_the_end(place, words)
-    print(f"{'killed in':24} {'where':44} nothing left after")
-    for kill in kills:
-        print(f"{kill.stage:24} {kill.hit:44} {kill.gone_s:.1f} s")
     for fault in faults:
         print(f"FAULT: {fault}")
     sys.exit(1 if faults else 0)
@@ -148,31 +152,7 @@ def wait_for_descendants() -> tuple[float, list[str]]:
         time.sleep(0.05)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    return time.monotonic() - started, [f"{pid} {name}" for pid, name in left.items()]
-
-
-def descendants() -> dict[int, str]:
-    """Of this program, the dead ones collected: what they were called, by number."""
-    while True:
-        try:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                break
-        except ChildProcessError:
-            return {}
-    parents: dict[int, int] = {}
-    names: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has ended
-            continue
-        if fields[0] != "Z":
-            parents[int(folder.name)], names[int(folder.name)] = int(fields[1]), words[:120]
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: names[pid] for pid in found - {os.getpid()}}
+    return time.monotonic() - started, [f"{pid} {words[:120]}" for pid, words in left.items()]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_killed_in_real_stages_it_goes_on_from_checkpoints_and_leaves_nothing(tm
     words = [sys.executable, str(HERE / "kill_recipe.py"), "recipe.yaml", "--folder", "killed"]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"^learn +after step \d+, checkpoint of \d+ ", ended.stdout, re.MULTILINE), ended.stdout
-    assert re.search(r"^reason +after step \d+, checkpoint of \d+ ", ended.stdout, re.MULTILINE), ended.stdout
+    assert re.search(r"^killed in learn +after step \d+, checkpoint of \d+ ", ended.stdout, re.MULTILINE), ended.stdout
+    assert re.search(r"^killed in reason +after step \d+, checkpoint of \d+ ", ended.stdout, re.MULTILINE), ended.stdout
     assert "[1/2] learn: done before" in ended.stdout
     assert "[2/2] reason: train, from its checkpoint of step" in ended.stdout

@@ -157,23 +157,27 @@ def test_a_stage_that_leaves_nothing_is_not_done(tmp_path: Path) -> None:
 
 
 def test_killed_in_any_stage_it_goes_on_there_and_leaves_no_process(tmp_path: Path) -> None:
-    """kill -9 of the command while its second stage runs."""
+    """kill -9 of the command's whole process group while its second stage runs, which has started a daemon."""
     tree = chain(tmp_path)
     stages = tree["stages"]
     assert isinstance(stages, dict)
-    slow = ["bash", "-c", "echo $$ > pid.txt; test -f go || sleep 600; cp ${a} ${out}"]
+    daemon = "setsid sleep 600 & echo $! > daemon.txt"
+    slow = ["bash", "-c", f"{daemon}; echo $$ > pid.txt; test -f go || sleep 600; cp ${{a}} ${{out}}"]
     stages["b"] = {"verb": "command", "output": "out", "arguments": slow}
     file = write(tmp_path, tree)
     words = [sys.executable, "-m", "rlvr.cli", "pipeline", "run", str(file), "--folder", str(tmp_path / "out")]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        pid = wait_for_pid(tmp_path / "pid.txt")
-        os.kill(process.pid, signal.SIGKILL)
-    wait_until_gone(pid)
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        pids = [wait_for_pid(tmp_path / "pid.txt"), wait_for_pid(tmp_path / "daemon.txt")]
+        os.killpg(process.pid, signal.SIGKILL)
+    for pid in pids:
+        wait_until_gone(pid)
+    (tmp_path / "daemon.txt").unlink()
     (tmp_path / "go").touch()
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "a: done before" in done.stdout
     assert ran(tmp_path) == ["a", "c"]
     assert (tmp_path / "out" / "b" / "out").read_text() == "SOME WORDS a"
+    wait_until_gone(wait_for_pid(tmp_path / "daemon.txt"))  # a stage that ends by itself takes all with it, too
 
 
 def wait_for_pid(file: Path) -> int:
