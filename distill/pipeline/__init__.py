@@ -9,6 +9,7 @@ cost.py             what a stage costs
 identity.py         what a stage is made of, as hashes: by it a stage is known to be done, or to be another one
 ledger.py           what is written down of each stage, and where
 runner.py           stage after stage, each in a process of its own
+guardian.py         the process above a stage's, which ends all that the stage has started
 regression_gate.py  what a stage's policy must not lose
 dry_run.py          what a run would do, without doing it
 """
