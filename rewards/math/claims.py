@@ -21,6 +21,7 @@ _NAME_BY_FORM = re.compile(
     r"^\\frac\s*\{[A-Za-z]+\}\s*\{[A-Za-z]+\}$|^\\text\s*\{(?!\s*(?:if|when|not|for)\b)[A-Za-z. ]+\}$|"
     r"^\\(?:sin|cos|tan)\s*(?:\\angle\s*)?(?:[A-Z]+|\\[a-z]+)$"
 )
+_QUOTIENT = re.compile(r"^\\frac\{([^{}]*)\}\{([^{}]*)\}$|^([^:]*):([^:]*)$")
 _FUNCTION_NAME = re.compile(r"^\\(?:sin|cos|tan)")
 _SUBSCRIPT = re.compile(r"_\w|_\{[^{}]*\}")
 _ARGUMENT = re.compile(r"(?<=[a-zA-Z'}])\(([^()]*)\)")
@@ -78,6 +79,9 @@ def names_clash(left: Claim, right: Claim) -> bool:
         return False
     if left.name.startswith("(") and right.name.startswith("("):
         return sorted(left.name) == sorted(right.name)  # (a, b) and (b, a)
+    quotients = [_QUOTIENT.match(name) for name in (left.name, right.name)]
+    if quotients[0] and quotients[1] and quotients[0].groups() == quotients[1].group(2, 1, 4, 3):
+        return True  # a/b and b/a
     bases = [_SUBSCRIPT.sub("", name) for name in (left.name, right.name)]
     return bases[0] != bases[1] and all(len(base.strip("\\'")) == 1 or _FUNCTION_NAME.match(base) for base in bases)
 

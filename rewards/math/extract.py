@@ -1,9 +1,9 @@
 r"""Finds the final answer in what a model wrote, and in a reference.
 
 The order is a convention, the most explicit first: the phrase "The final answer is 18. I hope it is correct.", where
-no box follows it; the last `\boxed{}`, `####`, `<answer>`, a line such as
-`A: 18` or "the answer is 18", else the last value in the text. Only text after the last `</think>` counts,
-and reasoning that was never closed holds no answer. Every search is linear in the text, or looks at its tail only.
+no box follows it; the last `\boxed{}`, `####`, `<answer>`, a line such as `A: 18` or "the answer is 18", else what the
+last sentence says that something is, else the last value in the text. Only text after the last `</think>` counts, and
+reasoning that was never closed holds no answer. Every search is linear in the text, or looks at its tail only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+from rlvr.rewards.math.units import read_unit
 
 
 class Source(StrEnum):
@@ -37,25 +39,46 @@ _BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
 _BARE_BOX = re.compile(r"[^\s$\\{}]{0,40}\d[^\s$\\{}]{0,40}|[A-Za-z](?![A-Za-z])")
 _STATED = re.compile(
     r"(?i)\b(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?|"
-    "答案(?:是|为|：|:)"
+    r"(?:\b(?:respuesta|réponse|antwort|resposta|risposta)|ответ|答案?|答え|정답|답|故选|应选)\s*(?:[:：]|"
+    r"(?:(?<=答案)[是为]|(?<=答え)は|(?<=답)은|(?<=选)|(?i:es|est|ist|é|è)\b)\s*[:：]?)"
 )
 _A_LINE = re.compile(r"(?m)^[ \t]*A:")
 _PLEASANTRIES = re.compile(r"(?i)\.?\s*(?:I hope it is correct|<\|im_(?:start|end)\|>).*", re.DOTALL)
 _CLOSING = re.compile(r"final answer is:?\s*([^\n]+?)\.?\s*I hope it is correct", re.IGNORECASE)
+_CONJUNCTIONS = {"and", "or", "和", "或", "与", "及", "y", "o", "et", "ou", "und", "oder", "и", "или"}
 _BOX_GAP_NOISE = re.compile(r"\\(?:text|quad|qquad|[()\[\],;! ])|[\s$,;.:&{}*+]")
-_MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATH_SPAN = re.compile(
+    r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
+    r"(\\begin\{(?P<name>(?:align|equation|gather)\w*\*?)\}.+?\\end\{(?P=name)\})",
+    re.DOTALL,
+)
 _VALUE = re.compile(
-    r"\(\s*-?[\d./]+(?:\s*,\s*-?[\d./]+)+\s*\)|(?<![\w.:])\d+(?::\d+)+(?:\s*[ap]\.?m\b)?|"
-    r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)[.,]?|\.)(?:(?<=[.,])\d+|(?<=\d))"
+    r"\(\s*-?[\d./]+(?:\s*,\s*-?[\d./]+)+\s*\)|(?<![A-Za-z\d_.:])\d+(?::\d+)+(?:\s*[ap]\.?m\b)?|"
+    r"(?<![A-Za-z\d_.])[-+−]?\$?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)[.,]?|\.)(?:(?<=[.,])\d+|(?<=\d))"
     r"(?:\s+\d+/\d+|/\d+)?(?:[eE][-+]?\d+)?(?:\s*(?:\\?%|percent|pct|thousand|million|billion|trillion))?"
 )
-_NEXT_CLAUSE = re.compile(r"(?i)[,;.]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of|because|since)\b")
-_DENIED = re.compile(r"(?i)(?:\b(?:not|neither|nor|never)|n['’]t)\s+(?:[a-z]+\s+)?[$(]*$")
+_NEXT_CLAUSE = re.compile(
+    r"(?i)[,;.]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of|because|since)\b|"
+    r",\s(?:which|where|who)\b|\s\((?=[a-z]{2})|[，,；;。]\s*而?(?:不|因为|由于)"
+)
+_DENIED = re.compile(
+    r"(?i)(?:\b(?:not|cannot|neither|nor|never)|n['’]t)\s+(?:[a-z]+\s+)?[$(]*$|"
+    r"(?:\b(?:no es|não é|non è|n['’]est pas|nicht|не)|不[是为])\s*[$(]*$"
+)
 _BOUND = re.compile(r"(?i)\b(?:at (?:least|most)|(?:more|less|greater|larger|smaller|fewer) than|between)\s+[$(]*$")
 _LISTED = re.compile(r"\s*(?:,\s*)?(?:(and|or)\s+)?", re.IGNORECASE)
-_WORD = re.compile("[A-Za-z]{2,}|[一-鿿]")
+# Words, and letters of scripts in which no formula is written: all but Latin and Greek.
+_WORD = re.compile("[A-Za-zÀ-ſ]{2,}|[\u0400-\u1cff\u3040-\ud7ff]")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
+_SAYS = re.compile(r"(?i)\b(?:is|are|equals?|be|(?:lies|is|are) in)\s+(?:equal to\s+)?(?=\S)")
+_ARITHMETIC = re.compile(r"\d%?\s*[-–+x×*/]\s*[\d(.].*=")
+_REMARK = re.compile(r",\s(?:which|where|who)\b|\s\((?=[a-z]{2})")
+_DIGIT = re.compile(r"\d")
+_A_FEW_WORDS = re.compile(
+    r"(?i)(?!(?:not|no|never|correct|incorrect|right|wrong)\b)(?:an?\s+)?[a-z]+(?:[ -][a-z]+){0,2}"
+)
 _COMMAND = re.compile(
-    r"\\(?:begin|end)\{\w+\}(?:\{[clr|]*\})?|\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
+    r"\\(?:begin|end)\{\w+\*?\}(?:\{[clr|]*\})?|\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
 )
 _MATH_WORDS = {
     *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "exp", "ln"),
@@ -153,7 +176,7 @@ def _joins(gap: str) -> bool:
     if len(gap) > 80:
         return False
     words = _BOX_GAP_NOISE.sub(" ", gap).split()
-    return not words or (len(words) <= 5 and not {"and", "or"}.isdisjoint(word.lower() for word in words))
+    return not words or (len(words) <= 5 and not _CONJUNCTIONS.isdisjoint(word.lower() for word in words))
 
 
 def _after_thinking(completion: str) -> str | None:
@@ -184,9 +207,32 @@ def _reading(text: str) -> str | None:
     """The answer in a text: all of it where it is an expression or a few words, else its last value."""
     text = _PLEASANTRIES.sub("", text[-_TAIL_CHARACTERS:]).strip().strip("*`").strip()
     short = len(text) <= _SHORT_CHARACTERS and "\n" not in text
-    if short and not _is_wordy(text):
+    if short and (expression := _expression(text)):
+        return expression
+    return _said(text) or _last_value(text) or (text if short else None)
+
+
+def _expression(text: str) -> str | None:
+    """A text without words, or what stands before a unit; None for any other."""
+    if not _is_wordy(text):
         return text
-    return _last_value(text) or (text if short else None)
+    before, _, unit = text.rstrip(".").rpartition(" ")
+    return before if before and read_unit(unit).measures and not _is_wordy(before) else None
+
+
+def _said(text: str) -> str | None:
+    """What the last sentence says that something is, where that is more than a number: "it is x + 2", "it is Ann"."""
+    last_line = text.rstrip().rpartition("\n")[2]
+    sentence = _REMARK.split(_SENTENCE.split(last_line)[-1])[0]
+    verbs = list(_SAYS.finditer(sentence))
+    if not verbs or len(sentence) > _SHORT_CHARACTERS or "$" in sentence:
+        return None
+    before, said = sentence[: verbs[-1].end()], sentence[verbs[-1].end() :].rstrip(" .")
+    if _DENIED.search(before) or _BOUND.search(before):
+        return None
+    if _A_FEW_WORDS.fullmatch(said):
+        return None if _DIGIT.search(sentence) else said
+    return None if _ARITHMETIC.search(said) else _expression(said)
 
 
 def _is_wordy(text: str) -> bool:

@@ -66,6 +66,8 @@ _TOKEN = re.compile(
     r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d*)?|\.\d+)|\\(?P<command>[a-zA-Z]+)|"
     r"(?P<letter>[a-zA-Z](?:_(?:\w|\{\w{1,8}\}))?)|(?P<sign>[-+*/^!()\[\]{}|°_])|\s+"
 )
+_DERIVATIVE = re.compile(r"\\frac\s*\{\s*d[^a-zA-Z{}]*\}\s*\{\s*d\s*[a-zA-Z]")
+_HYPERBOLIC = {"sinh", "cosh", "tanh"}
 _FUNCTIONS = {name: Operation(name) for name in ("sin", "cos", "tan", "ln", "exp")}
 _RECIPROCALS = {"csc": Operation.SIN, "sec": Operation.COS, "cot": Operation.TAN}
 _GREEK = {
@@ -84,6 +86,8 @@ _DEGREE = Node(Operation.DIVIDE, (Node(Operation.PI), Node(Operation.NUMBER, val
 def read_formula(text: str) -> Formula | None:
     """The formula that a normalised text is; None where it is none."""
     try:
+        if _DERIVATIVE.search(text):
+            raise NotAFormula("d/dx is no fraction")
         tokens = _tokens(text)
         root = _Parser(tokens).whole()
     except NotAFormula:
@@ -266,13 +270,15 @@ class _Parser:
             base = self._atom()
             logarithms = [Node(Operation.LN, (operand,)) for operand in (self._argument(), base)]
             return Node(Operation.DIVIDE, tuple(logarithms))
-        if name not in _FUNCTIONS and name not in _RECIPROCALS:
+        if name not in _FUNCTIONS and name not in _RECIPROCALS and name not in _HYPERBOLIC:
             raise NotAFormula(f"\\{name} is not known here")
         exponent = self._exponent() if self._takes("^") else None
         if exponent is not None and (exponent.operation is not Operation.NUMBER or name == "exp"):
             raise NotAFormula("sin^{-1} may be an inverse or a reciprocal")
         if name in _FUNCTIONS:
             applied = Node(_FUNCTIONS[name], (self._argument(),))
+        elif name in _HYPERBOLIC:
+            applied = _hyperbolic(name, self._argument())
         else:
             applied = Node(Operation.DIVIDE, (_ONE, Node(_RECIPROCALS[name], (self._argument(),))))
         return applied if exponent is None else Node(Operation.POWER, (applied, exponent))
@@ -284,7 +290,14 @@ class _Parser:
                 raise NotAFormula("sin(x)^2 may square the sine or the argument")
             return self._atom()
         argument = self._power()
-        while self._starts_factor() and self._next.text not in (*_FUNCTIONS, *_RECIPROCALS, "log", "(", "["):
+        while self._starts_factor() and self._next.text not in (
+            *_FUNCTIONS,
+            *_RECIPROCALS,
+            *_HYPERBOLIC,
+            "log",
+            "(",
+            "[",
+        ):
             if self._next.kind == "number":
                 raise NotAFormula("a number cannot follow a factor")
             argument = Node(Operation.MULTIPLY, (argument, self._power()))
@@ -309,3 +322,14 @@ class _Parser:
         if not self._takes(closing, "command"):
             raise NotAFormula(f"\\{closing} is missing")
         return inside
+
+
+def _hyperbolic(name: str, argument: Node) -> Node:
+    """sinh, cosh or tanh, by what it is of e^x and e^-x."""
+    grows = Node(Operation.EXP, (argument,))
+    falls = Node(Operation.EXP, (Node(Operation.NEGATE, (argument,)),))
+    difference = Node(Operation.ADD, (grows, Node(Operation.NEGATE, (falls,))))
+    total = Node(Operation.ADD, (grows, falls))
+    if name == "tanh":
+        return Node(Operation.DIVIDE, (difference, total))
+    return Node(Operation.DIVIDE, (difference if name == "sinh" else total, _TWO))

@@ -23,7 +23,7 @@ _WORDS = re.compile(r"(?<=[\s\d)\]}])(and|or)(?![a-z])|\\(land|lor|wedge|vee)(?!
 _UNIONS = {"or", "lor", "vee"}
 _SET_BUILDER = re.compile(r"^\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:]\s*([^|:{}]+)\\\}$")
 _WITHOUT_POINTS = re.compile(r"^\\mathbb\s*\{?R\}?\s*\\setminus\s*\\\{([^{}]+)\\\}$")
-_OUTWARD = re.compile(r"^\]([^\[\]]+)\[$")
+_OUTWARD = re.compile(r"^(?P<from>[\[\]])(?P<bounds>[^\[\]]+)(?P<to>[\[\]])$")
 _INTERVAL = re.compile(r"^([(\[])([^()\[\],]*),([^()\[\],]*)([)\]])$")
 _MEMBER = re.compile(r"^([a-zA-Z](?:_\w|_\{\w+\})?)\s*\\in\s*(.+)$")
 
@@ -33,8 +33,8 @@ def as_interval(text: str) -> tuple[str | None, str] | None:
     text = text.strip()
     if (numbers := _NUMBER_SETS.get(compact(text).replace("^+", "^{+}").replace("^-", "^{-}"))) is not None:
         return None, numbers
-    if match := _OUTWARD.match(text):
-        return None, f"({match[1]})"
+    if (match := _OUTWARD.match(text)) and (match["from"], match["to"]) != ("[", "]"):
+        return None, ("[" if match["from"] == "[" else "(") + match["bounds"] + ("]" if match["to"] == "]" else ")")
     if match := _WITHOUT_POINTS.match(text):
         return None, _without(match[1].split(","))
     if match := _MEMBER.match(text):
@@ -48,7 +48,7 @@ def as_interval(text: str) -> tuple[str | None, str] | None:
     if words:
         return _joined(text, words)
     parts = text.split(",")
-    return _inequality(text) if len(parts) == 1 else _exceptions(parts) or _two_rays(parts)
+    return _inequality(text) if len(parts) == 1 else _exceptions(parts) or _two_rays(parts) or _punctured(parts)
 
 
 def _member(match: re.Match[str]) -> tuple[str | None, str] | None:
@@ -60,7 +60,10 @@ def _joined(text: str, words: list[re.Match[str]]) -> tuple[str | None, str] | N
     """Inequalities joined by `or` make a union, two joined by `and` an intersection."""
     kinds = {(match[1] or match[2]) in _UNIONS for match in words}
     starts, ends = [0, *(match.end() for match in words)], [*(match.start() for match in words), len(text)]
-    pieces = [_inequality(text[start:end].strip(" ,")) for start, end in zip(starts, ends, strict=True)]
+    parts = [text[start:end].strip(" ,") for start, end in zip(starts, ends, strict=True)]
+    if kinds == {False} and (punctured := _punctured(parts)) is not None:
+        return punctured
+    pieces = [_inequality(part) for part in parts]
     if len(kinds) > 1 or None in pieces:
         return None
     found = [piece for piece in pieces if piece is not None]
@@ -95,6 +98,30 @@ def _two_rays(parts: list[str]) -> tuple[str | None, str] | None:
     if between is None or low is None or high is None:
         return None
     return rays[0][0], between if low < high else rf"{rays[0][1]}\cup{rays[1][1]}"
+
+
+def _punctured(parts: list[str]) -> tuple[str | None, str] | None:
+    r"""`x > 0, x \ne 1`: what the first part says, without points that lie within."""
+    within, exceptions = _inequality(parts[0].strip()), _exceptions(parts[1:])
+    match = _INTERVAL.match(within[1]) if within is not None else None
+    if within is None or match is None or exceptions is None or exceptions[0] != within[0]:
+        return None
+    points = [piece.partition(",")[0].strip("(") for piece in exceptions[1].split(r"\cup")[1:]]
+    if any(_is_outside(point, match) for point in points):
+        return None
+    bounds = [match[1] + match[2], *points, match[3] + match[4]]
+    return within[0], r"\cup".join(
+        f"{'' if low is bounds[0] else '('}{low},{high}{'' if high is bounds[-1] else ')'}"
+        for low, high in pairwise(bounds)
+    )
+
+
+def _is_outside(point: str, interval: re.Match[str]) -> bool:
+    """Whether a point is not known to lie strictly between the ends of an interval."""
+    value, low, high = (parse_number(text) for text in (point, interval[2], interval[3]))
+    if value is None or (low is None and interval[2] != r"-\infty") or (high is None and interval[3] != r"\infty"):
+        return True
+    return (low is not None and value <= low) or (high is not None and value >= high)
 
 
 def _exceptions(parts: list[str]) -> tuple[str | None, str] | None:

@@ -13,7 +13,7 @@ _CHARACTERS = str.maketrans(
         "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "±": r"\pm ",
         "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "∖": r"\setminus ", "√": r"\sqrt ",
         "⟨": r"\langle ", "⟩": r"\rangle ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "℃": "°C", "℉": "°F",
-        "。": ".", "，": ",", "；": ";", "或": " or ", "和": " and ", "…": r"\ldots ",
+        "。": ".", "，": ",", "、": ",", "；": ";", "或": " or ", "和": " and ", "…": r"\ldots ",
         "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
     }
 )  # fmt: skip
@@ -32,8 +32,11 @@ _AMOUNT = (
     r"-?\s*(?:\d[\d,]*(?:\.\d+|\s*\\[dt]?frac(?:\d\d|\{\d+\}\{\d+\}))?|\.\d+)"
     r"(?:\s*(?:thousand|million|billion|trillion))?"
 )
+_UNIT_IN_CHINESE = re.compile(r"(?<=\d)\s*([一-鿿가-힣]{1,4})$")
 _BRACED_COMMA = re.compile(r"(?<=\d)\s*\{,\}\s*(?=\d)")
+_BRACED_COMMAS_OF_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:\s*\{,\}\s*\d{3})+(?!\d)")
 _INDEX = r"(?:\{(\d+)\}|(\d))"
+_TOP_OR_BOTTOM = r"(?:\{(\d*[a-z]?(?:[+-]\d)?)\}|([\da-z]))"
 _SPACES = re.compile(r"(?<!\\)\\(?:(?:quad|qquad|enspace)(?![a-zA-Z])|[,;: ])|~|\s+")
 _REMOVED = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|!)(?![a-zA-Z])|\\\$|\$|(?<!\\)\\[\[\]()]|"
@@ -42,6 +45,7 @@ _REMOVED = re.compile(
 _COMMANDS_RENAMED = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
+        (r"\\[hv]?phantom\s*\{[^{}]*\}", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
         (r"\{?\s*(?<![\w}])(\w+)\s*\\choose\s*(\w+)\s*\}?", r"\\binom{\1}{\2}"),
@@ -70,14 +74,23 @@ _COMMANDS_RENAMED = [
         (r"\\(?:textbf|textit|textrm|textnormal|mbox|hbox|textsf|operatorname\*?)(?=\s*\{)", r"\\text"),
         (r"\\(?:mathrm|rm)\s*\{\s*([a-zA-Z][a-zA-Z ./]+|\(\w\))\s*\}", r"\\text{\1}"),
         (r"(?<=\d)\s*\\(?:mathrm|rm)\s*\{\s*([a-df-hj-zA-Z])\s*\}", r"\\text{\1}"),
+        (r"(?<=\})\s*/\s*\\(?:mathrm|rm)\s*\{\s*([a-zA-Z]+)\s*\}", r"/\\text{\1}"),
+        (r"\\(?:(?:text|mathrm)\s*\{\s*(arc|)tg\s*\}|(arc|)tg(?![a-z]))", r"\\\1\2tan "),
+        (r"\\(?:(?:text|mathrm)\s*\{\s*(arc|)ctg\s*\}|(arc|)ctg(?![a-z]))", r"\\\1\2cot "),
+        (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
+        (r"(\\mathbb\s*\{[A-Z]\})\s*-\s*(?=\\\{)", r"\1\\setminus "),
         (r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|rm)\s*\{([^{}]*)\}", r"\1"),
         (r"\\text\s*\{\s*(sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan|lcm|gcd)\s*\}", r"\\\1 "),
         (r"\\text\s*\{\s*,?\s*(and|or|to)\s*\}", r" \1 "),
+        (r"(?<=[\d)}])\s*\\text\s*\{\s*(?:et|ou|und|oder|y|o|e|и|или)\s*\}(?=\s*[\d(\\-])", " and "),
         (r"\\text\s*\{\s*(-?[\d.,/]+|\\infty)\s*\}", r"\1"),
         (r"^\\text\s*\{\s*(-?[\d.,/]+\s+(?:and|or|to)\s+-?[\d.,/]+|[a-zA-Z]\s*=\s*-?[\d.,/]+)\s*\}$", r"\1"),
         (r"^\\text\s*\{\s*(-?[\d.,/]+)\s+([^{}]*\})$", r"\1\\text{ \2"),
         (r"^\\text\s*\{(?![^{}]*\bnot\b)[^{}]*(?:\bis|:|=)\s*\}\s*(?=\S)", ""),
-        (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),
+        (
+            r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?[23]\}?)?\s*\}",
+            r"\\text{\1/\2\3}",
+        ),
         (r"\\(?:underline|uline)\s*\{([^{}]*)\}|\\(?:text)?color\s*\{[a-z]+\}\s*\{?([^{}]*)\}?$", r"\1\2"),
         (r"(?<=\d)\s*\\Omega\s*$", r"\\text{ ohms}"),
         (r"\\%", "%"),
@@ -96,11 +109,13 @@ _SIGNS_RENAMED = [
         (r"!=", r"\\ne "),
         (r"(?<=[\w)\]}])\s*\*\*\s*(?=[\w({\\-])", "^"),
         (r"\*\*|`", ""),
+        (r"(?<=\d)\s+(?:et|ou|und|oder|y|или|и)\s+(?=-?\d)", " and "),
+        (r"\bper cent\b", "percent"),
         (r"\.{3,}", r"\\ldots "),
         (r"\*", r"\\cdot "),
         (r"\+\s*-", "-"),
         (r"\+\s*(?=\\infty)", ""),
-        (rf"(?<![a-zA-Z\d\\])C_{_INDEX}\^{_INDEX}", r"\\binom{\1\2}{\3\4}"),
+        (rf"(?<![a-zA-Z\d\\])C_{_TOP_OR_BOTTOM}\^{_TOP_OR_BOTTOM}", r"\\binom{\1\2}{\3\4}"),
         (rf"(?:\{{\s*\}})?[_^]{_INDEX}C_{_INDEX}", r"\\binom{\1\2}{\3\4}"),
         (r"[\^_]\s*\{\s*\}", ""),
         (r"([\^_])\s*\{\s*([a-zA-Z\d])\s*\}(?!\d)", r"\1\2"),
@@ -119,6 +134,12 @@ _CURRENCY_SIGN = re.compile("[€£¥￥₹]")
 _THIN_SPACE_IN_NUMBER = re.compile(r"(?<=\d),?\\[!,]\s*,?(?:\\[!,])?\s*(?=\d{3}(?!\d))")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _DOUBLE_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z])")
+_DERIVATION = re.compile(
+    r"\\begin\{(?P<name>(?:align|equation|gather|split)\w*\*?)\}(?P<rows>(?:(?!\\begin).)*)\\end\{(?P=name)\}",
+    re.DOTALL,
+)
+_ROW_END = re.compile(r"\\\\")
+_ALIGNED_SIGN = re.compile(r"&\s*(?:=|<|>|\\le|\\ge)")
 _LEADING_SIGN = re.compile(r"^(?:(?i:answer)\s*[:=]|=|\\approx|\\sim(?![a-z]))\s*")
 _SINGLE_GROUP = re.compile(r"^\{([^{}]*)\}$")
 _END_OF_COMMAND = re.compile(r"(\\[a-zA-Z]+) +(?=[a-zA-Z])")
@@ -130,7 +151,11 @@ def normalise(text: str) -> str:
     """The same answer in one spelling; structure, numbers and words are left as they are."""
     if _PLAIN_NUMBER.fullmatch(text):
         return text
+    if "{,}" in text:
+        text = _BRACED_COMMAS_OF_THOUSANDS.sub(lambda number: _BRACED_COMMA.sub("", number.group()), text)
+        text = _BRACED_COMMA.sub(",", text)
     if not text.isascii():
+        text = _UNIT_IN_CHINESE.sub(r"\\text{ \1}", text)
         for pattern, replacement in _SCRIPTS:
             text = pattern.sub(replacement, text)
         text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
@@ -140,7 +165,7 @@ def normalise(text: str) -> str:
     text = _SPACES.sub(" ", text.replace("$", ""))
     for pattern, replacement in _SIGNS_RENAMED:
         text = pattern.sub(replacement, text)
-    text = _LEADING_SIGN.sub("", _SPACES.sub(" ", text).strip().rstrip(".,;:").strip())
+    text = _LEADING_SIGN.sub("", _SPACES.sub(" ", text).strip().rstrip(".,;:").removesuffix("\\").strip())
     return _SINGLE_GROUP.sub(r"\1", text)
 
 
@@ -152,15 +177,25 @@ def compact(text: str) -> str:
 
 
 def _plain_commands(text: str) -> str:
-    if r"\begin" not in text:  # there, two backslashes end a row
+    if r"\begin" in text:  # there, two backslashes end a row
+        text = _DERIVATION.sub(_as_one_line, text)
+    if r"\begin" not in text:
         text = _DOUBLE_BACKSLASH.sub(r"\\", text)
-    text = _BRACED_COMMA.sub(",", _THIN_SPACE_IN_NUMBER.sub("", text))
+    text = _THIN_SPACE_IN_NUMBER.sub("", text)
     if r"\$" in text:
         text = _with_currency_names(text)
     text = _SPACES.sub(" ", _REMOVED.sub("", text))
     for pattern, replacement in _COMMANDS_RENAMED:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _as_one_line(derivation: re.Match[str]) -> str:
+    r"""`x &= 2 + 3 \\ &= 5` as `x = 2 + 3 = 5`; what has rows of other forms stays as it is."""
+    rows = [row.replace("&", "").strip() for row in _ROW_END.split(derivation["rows"])]
+    if derivation["rows"].count("&") != len(_ALIGNED_SIGN.findall(derivation["rows"])):
+        return derivation.group()
+    return "".join(row if row.startswith("=") else f", {row}" for row in rows if row).removeprefix(", ")
 
 
 def _with_currency_names(text: str) -> str:

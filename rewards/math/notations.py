@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rlvr.rewards.math.numbers import parse_number
-from rlvr.rewards.math.quantity import is_number, read_quantity
+from rlvr.rewards.math.quantity import is_number, read_quantity, same_quantity
 from rlvr.rewards.math.words import same_moment
 
 Same = Callable[[str, str], bool | None]
@@ -19,7 +19,9 @@ _LABEL = re.compile(
     re.DOTALL,
 )
 _ANOTHER_LABEL = re.compile(r"(?:^|[\s,(])\(?[A-H]\s*[).:]|\b(?:or|and)\b")
-_COMMA_DECIMAL = re.compile(r"^-?\d+,\d+$")
+_COMMA_DECIMAL = re.compile(
+    r"^(?P<whole>-?(?:\d{1,3}(?:[. ]\d{3})+|\d+)),(?P<decimals>\d+)(?P<unit>\s*(?:%|°|\\text\s*\{[^{}]*\}|[a-zA-Z]+)?)$"
+)
 _CONGRUENCE = re.compile(
     r"^(?P<left>[^=]*\\equiv)?\s*(?P<residues>-?\d{1,30}(?:\s*,\s*-?\d{1,30})*)\s*"
     r"\(?\s*(?:\\pmod|\\text\s*\{\s*mod\s*\}|mod)\s*\{?\s*(?P<modulus>\d{1,30})\s*\}?\s*\)?$"
@@ -110,9 +112,10 @@ def _same_chain(reference: str, answer: str, same: Same) -> bool | None:
 def _same_decimal_comma(reference: str, answer: str) -> bool | None:
     """`1,22` and 1.22: a comma is read as a decimal point only against a number that has a point there."""
     for text, other in ((reference, answer), (answer, reference)):
-        if _COMMA_DECIMAL.match(text):
-            value, against = parse_number(text.replace(",", ".")), read_quantity(other)
-            if value is not None and against.decimals is not None and value == against.value:
+        if match := _COMMA_DECIMAL.match(text):
+            whole = match["whole"].replace(".", "").replace(" ", "")
+            value, against = read_quantity(f"{whole}.{match['decimals']}{match['unit']}"), read_quantity(other)
+            if against.decimals is not None and same_quantity(value, against):
                 return True
     return None
 

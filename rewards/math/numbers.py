@@ -10,10 +10,10 @@ _MAX_DIGITS = 200
 _MAX_EXPONENT = 400
 
 _DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)"
-_GROUPED_BY_SPACES = re.compile(r"^(\d{1,3}(?: \d{3})+)(?=$|\.)")
+_GROUPED_BY_SPACES = re.compile(r"^(\d{1,3}(?:[ ']\d{3})+)(?=$|\.)")
 _GROUPED_BY_POINTS = re.compile(r"^([1-9]\d{0,2}(?:\.\d{3}){2,})(?:,(\d+))?$")
 _PLAIN = re.compile(rf"^({_DIGITS})?(?:\.(\d*))?(?:[eE]([-+]?\d+))?$")
-_REPEATING = re.compile(r"^(\d+)\.(\d*)(?:\\(?:overline|dot|bar)\s*\{?(\d+)\}?|\((\d+)\))$")
+_REPEATING = re.compile(r"^(\d*)\.(\d*)(?:\\(?:overline|dot|bar)\s*\{?(\d+)\}?|\((\d+)\))$")
 _REPEATING_DOTS = re.compile(r"^(\d+)\.(\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?$")
 _REPEATING_TAIL = re.compile(r"^(\d{1,20})\.(\d{0,20}?)(?=\d{3})(\d{1,6}?)\3+\s*\\ldots$")
 _FRACTION = re.compile(r"^\\frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}$")
@@ -51,7 +51,7 @@ def _unsigned(text: str) -> Fraction | None:
     if match := _PLAIN.match(text):
         return _plain(*match.groups())
     if grouped := _GROUPED_BY_SPACES.match(text):
-        return _unsigned(grouped.group().replace(" ", "") + text[grouped.end() :])
+        return _unsigned(re.sub("[ ']", "", grouped.group()) + text[grouped.end() :])
     if match := _GROUPED_BY_POINTS.match(text):
         return _plain(match[1].replace(".", ""), match[2], None)
     if match := _REPEATING.match(text) or _REPEATING_TAIL.match(text):
@@ -83,7 +83,7 @@ def _plain(whole: str | None, decimals: str | None, exponent: str | None) -> Fra
 
 def _repeating(whole: str, fixed: str, repeated: str) -> Fraction:
     shift = 10 ** len(fixed)
-    return Fraction(int(whole + fixed), shift) + Fraction(int(repeated), shift * (10 ** len(repeated) - 1))
+    return Fraction(int(whole + fixed or "0"), shift) + Fraction(int(repeated), shift * (10 ** len(repeated) - 1))
 
 
 def _power(factor: str | None, base: int, exponent: str) -> Fraction | None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from rlvr.rewards.math.numbers import parse_number, written_decimals
-from rlvr.rewards.math.units import Unit, conversion, read_unit
+from rlvr.rewards.math.units import Unit, are_angles, conversion, read_unit
 
 # A decimal written out this far is an exact value that was rounded; a shorter one is a rounded answer.
 EXACT_DECIMAL_DIGITS = 12
@@ -30,6 +30,7 @@ _BARE = re.compile(
 )
 _AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?:\\text\s*\{\s*)?([A-Za-z]+)\.?(?:\s+and)?\s*\}?,?\s*(?:and\s+)?")
 _AMOUNTS = re.compile(rf"^(?:{_AMOUNT.pattern}){{2,4}}$")
+_ARC = re.compile(r"^(\d{1,4})°\s*(\d{1,2})'(?:\s*(\d{1,2})'')?$")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _SCALE_AT_END = re.compile(r"\s*(?:\\text\s*\{\s*)?\b(thousand|million|billion|trillion)\s*\}?$")
 
@@ -85,9 +86,10 @@ def same_quantity(reference: Quantity, answer: Quantity, tolerance: float = 0.0)
     and is converted where it is a common one. `tolerance` is relative to the reference.
     """
     factor = conversion(reference.unit, answer.unit)
+    open_ = reference.value is None or answer.value is None
     if factor is None:
-        return False
-    if reference.value is None or answer.value is None:
+        return None if open_ and are_angles(reference.unit, answer.unit) else False
+    if open_:
         return None
     if answer.percent != reference.percent and (answer.unit.measures or reference.unit.measures):
         return False
@@ -110,7 +112,10 @@ def _same_number(reference: Quantity, answer: Quantity, value: Fraction, toleran
 
 
 def _added_up(text: str) -> Quantity | None:
-    """`2 hours 30 minutes` as hours; None where it is no list of amounts of one kind, the largest unit first."""
+    """`2 hours 30 minutes` as hours, `22° 30'` as degrees; None where it is no list of amounts, the largest first."""
+    if match := _ARC.match(text):
+        degrees, minutes, seconds = (int(digits or 0) for digits in match.groups())
+        return Quantity(text, read_unit("°"), False, 1, degrees + Fraction(60 * minutes + seconds, 3600), None, 0)
     if len(text) > _MAX_CHARACTERS or not _AMOUNTS.match(text):
         return None
     amounts = [(parse_number(match[1]), read_unit(match[2])) for match in _AMOUNT.finditer(text)]

@@ -28,6 +28,7 @@ Leaf = Callable[[str, str], bool | None]
 
 _MAX_PARTS = 30
 _ZEROS_AHEAD = re.compile(r",0\d")
+_CONSTANT = re.compile(r"(?<=\S)\s*\+\s*(?:[CcK]|C_[01]|\\text\s*\{\s*(?:C|const(?:ant)?\.?)\s*\})$")
 _UNORDERED = {Kind.UNION, Kind.SET, Kind.CASES}
 
 
@@ -78,6 +79,8 @@ def _same_list_and_compound(left: list[str], right: list[str], leaf: Leaf) -> bo
 
 
 def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
+    if _CONSTANT.search(reference):  # of integration, which has no fixed name
+        answer = _CONSTANT.sub("+C", answer)
     left, right = read_claim(reference), read_claim(answer)
     equations = is_equation(left), is_equation(right)
     if left.name and right.name and names_clash(left, right):
@@ -124,6 +127,8 @@ def _same_compounds(left: Compound, right: Compound, leaf: Leaf) -> bool | None:
         return None if Kind.UNION in kinds else False
     if max(len(left.parts), len(right.parts)) > _MAX_PARTS:
         return None
+    if left.kind is Kind.SET and _lone_members(left) != _lone_members(right):
+        return False  # {{1}, {2}} and {1, 2}
     if left.kind in _UNORDERED:
         verdict = _same_in_any_order(_distinct(left.parts), _distinct(right.parts), leaf)
         return None if verdict is False and left.kind is Kind.UNION else verdict
@@ -138,6 +143,10 @@ def _same_compounds(left: Compound, right: Compound, leaf: Leaf) -> bool | None:
 
 def _is_lone(compound: Compound | None) -> bool:
     return compound is not None and compound.kind is Kind.SET and len(compound.parts) == 1
+
+
+def _lone_members(compound: Compound) -> int:
+    return sum(_is_lone(read_compound(part)) for part in compound.parts)
 
 
 def _same_in_order(left: list[str], right: list[str], leaf: Leaf) -> bool | None:

@@ -35,8 +35,8 @@ _TABLE: list[tuple[str, Fraction, str]] = [
     ("time", Fraction(604_800), "week weeks"),
     ("months", Fraction(1), "month months"),
     ("months", Fraction(12), "year years yr yrs"),
-    ("volume", Fraction(1, 1000), "ml milliliter milliliters millilitre millilitres cc"),
-    ("volume", Fraction(1), "l liter liters litre litres"),
+    ("length^3", Fraction(1, 10**6), "ml milliliter milliliters millilitre millilitres cc"),
+    ("length^3", Fraction(1, 1000), "l liter liters litre litres"),
     ("cups", Fraction(1), "cup cups"),
     ("cups", Fraction(2), "pint pints"),
     ("cups", Fraction(4), "quart quarts"),
@@ -67,8 +67,8 @@ _TABLE: list[tuple[str, Fraction, str]] = [
     ("force", Fraction(1000), "kn kilonewton kilonewtons"),
     ("frequency", Fraction(1000), "khz kilohertz"),
     ("frequency", Fraction(10**6), "mhz megahertz"),
-    ("area", Fraction(1), "acre acres"),
-    ("hectares", Fraction(1), "hectare hectares ha"),
+    ("length^2", Fraction(40_468_564_224, 10**7), "acre acres"),
+    ("length^2", Fraction(10**4), "hectare hectares ha"),
     ("force", Fraction(1), "n newton newtons"),
     ("frequency", Fraction(1), "hz hertz"),
     ("charge", Fraction(1), "coulomb coulombs"),
@@ -128,10 +128,16 @@ def read_unit(text: str) -> Unit:
         measure, unit_size = _UNITS[name]
         exponent = int(power or 1) * (-1 if sign == "/" else 1)
         size *= unit_size**exponent
-        powers[measure] += exponent
+        base, _, degree = measure.partition("^")
+        powers[base] += exponent * int(degree or 1)
         position = match.end()
     measures = tuple(sorted((name, power) for name, power in powers.items() if power))
     return Unit(size, measures) if measures else Unit(words=words)
+
+
+def are_angles(left: Unit, right: Unit) -> bool:
+    """Whether one is in degrees and the other in radians: their factor is no fraction."""
+    return {left.measures, right.measures} == {(("angle", 1),), (("radians", 1),)}
 
 
 def conversion(reference: Unit, answer: Unit) -> Fraction | None:

@@ -57,7 +57,9 @@ def same_value(reference: str, answer: str, tolerance: float = 0.0) -> bool | No
 
 def _same_formulas(reference: Quantity, answer: Quantity, tolerance: float) -> bool | None:
     factor = conversion(reference.unit, answer.unit)
-    left, right = _formula(reference, Fraction(1)), _formula(answer, factor or Fraction(1))
+    if factor is None:
+        return _same_angle(reference, answer)
+    left, right = _formula(reference, Fraction(1)), _formula(answer, factor)
     if left is None or right is None:
         return None
     verdict = same_formula(left, right, tolerance)

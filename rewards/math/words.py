@@ -18,6 +18,7 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _SMALL = {word: value for value, word in enumerate(_ONES)}
 _SMALL |= {word: 20 + 10 * index for index, word in enumerate(_TENS)}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PARTS = ("third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _HALF = {"half", "one half", "one-half", "a half"}
 _SYMBOLS = {
     **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), r"\emptyset"),
@@ -72,7 +73,18 @@ def symbol_for(text: str) -> str:
     if words in _HALF:
         return "1/2"
     number = _number_in_words(words)
-    return _SYMBOLS.get(words, text) if number is None else str(number)
+    if number is not None:
+        return str(number)
+    return _SYMBOLS.get(words) or _fraction_in_words(words) or text
+
+
+def _fraction_in_words(words: str) -> str | None:
+    """`2/3` for "two thirds"; "twenty-fifth" is no fraction."""
+    *before, part = re.split("[ -]", words)
+    over = _number_in_words(" ".join(before)) if before else None
+    if over is None or not 1 <= over <= 12 or (over > 1) != part.endswith("s") or part.rstrip("s") not in _PARTS:
+        return None
+    return f"{over}/{3 + _PARTS.index(part.rstrip('s'))}"
 
 
 def _number_in_words(words: str) -> int | None:
