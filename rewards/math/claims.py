@@ -38,6 +38,14 @@ class Claim:
     value: str
     argument: str = ""
 
+    @property
+    def defines_itself(self) -> bool:
+        """Whether the name stands in the value too, as in `y = 2x - y`."""
+        base = _BASE_LETTER.match(self.name or "")
+        return (
+            base is not None and re.search(rf"(?<![a-zA-Z]){re.escape(base[0])}(?![a-zA-Z_])", self.value) is not None
+        )
+
     def renamed_to(self, other: Claim) -> str:
         """The value with its argument under the other's name, so that `f(t) = t^2` is `f(x) = x^2`."""
         ours, theirs = self.argument, other.argument

@@ -139,6 +139,8 @@ def _apply(node: Node, first: Value, second: Value = Value(_ZERO)) -> Value:
             return _logarithm(first)
         case Operation.EXP:
             return _exponential(first)
+        case Operation.SINH | Operation.COSH | Operation.TANH:
+            return _hyperbolic(node.operation, first)
         case Operation.SIN | Operation.COS | Operation.TAN:
             return _trigonometric(node.operation, first)
     raise Undefined(node.operation)
@@ -278,6 +280,14 @@ def _logarithm(argument: Value) -> Value:
 def _exponential(argument: Value) -> Value:
     number = argument.number.exp()
     return _result(number, _spread(number, argument.error) if number.is_finite() else _ZERO, argument)
+
+
+def _hyperbolic(function: Operation, argument: Value) -> Value:
+    grows, falls = _exponential(argument), _exponential(_negative(argument))
+    twice_sine, twice_cosine = _add(grows, falls, sign=-1), _add(grows, falls)
+    if function is Operation.TANH:
+        return _divide(twice_sine, twice_cosine)
+    return _divide(twice_sine if function is Operation.SINH else twice_cosine, Value(Decimal(2)))
 
 
 def _trigonometric(function: Operation, argument: Value) -> Value:

@@ -34,6 +34,9 @@ class Operation(StrEnum):
     SIN = "sin"
     COS = "cos"
     TAN = "tan"
+    SINH = "sinh"
+    COSH = "cosh"
+    TANH = "tanh"
     LN = "ln"
     EXP = "exp"
 
@@ -61,14 +64,13 @@ class NotAFormula(ValueError):
 
 
 _MAX_TOKENS = 200
-_MAX_DEPTH = 40
+_MAX_DEPTH = 60
 _TOKEN = re.compile(
     r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d*)?|\.\d+)|\\(?P<command>[a-zA-Z]+)|"
     r"(?P<letter>[a-zA-Z](?:_(?:\w|\{\w{1,8}\}))?)|(?P<sign>[-+*/^!()\[\]{}|°_])|\s+"
 )
 _DERIVATIVE = re.compile(r"\\frac\s*\{\s*d[^a-zA-Z{}]*\}\s*\{\s*d\s*[a-zA-Z]")
-_HYPERBOLIC = {"sinh", "cosh", "tanh"}
-_FUNCTIONS = {name: Operation(name) for name in ("sin", "cos", "tan", "ln", "exp")}
+_FUNCTIONS = {name: Operation(name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "ln", "exp")}
 _RECIPROCALS = {"csc": Operation.SIN, "sec": Operation.COS, "cot": Operation.TAN}
 _GREEK = {
     *("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "theta", "lambda", "mu", "nu", "rho", "sigma"),
@@ -154,9 +156,7 @@ class _Parser:
         return False
 
     def _sum(self) -> Node:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise NotAFormula("nested too deeply")
+        self._go_deeper()
         total = self._product()
         while self._next.kind == "sign" and self._next.text in ("+", "-"):
             negative = self._take().text == "-"
@@ -164,6 +164,11 @@ class _Parser:
             total = Node(Operation.ADD, (total, Node(Operation.NEGATE, (term,)) if negative else term))
         self._depth -= 1
         return total
+
+    def _go_deeper(self) -> None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NotAFormula("nested too deeply")
 
     def _product(self) -> Node:
         product = self._signed()
@@ -199,7 +204,9 @@ class _Parser:
         return token.kind in ("number", "letter", "command") and token.text not in ("rfloor", "rceil")
 
     def _power(self) -> Node:
+        self._go_deeper()
         base = self._atom()
+        self._depth -= 1
         while True:
             if self._takes("!"):
                 base = Node(Operation.FACTORIAL, (base,))
@@ -270,15 +277,13 @@ class _Parser:
             base = self._atom()
             logarithms = [Node(Operation.LN, (operand,)) for operand in (self._argument(), base)]
             return Node(Operation.DIVIDE, tuple(logarithms))
-        if name not in _FUNCTIONS and name not in _RECIPROCALS and name not in _HYPERBOLIC:
+        if name not in _FUNCTIONS and name not in _RECIPROCALS:
             raise NotAFormula(f"\\{name} is not known here")
         exponent = self._exponent() if self._takes("^") else None
         if exponent is not None and (exponent.operation is not Operation.NUMBER or name == "exp"):
             raise NotAFormula("sin^{-1} may be an inverse or a reciprocal")
         if name in _FUNCTIONS:
             applied = Node(_FUNCTIONS[name], (self._argument(),))
-        elif name in _HYPERBOLIC:
-            applied = _hyperbolic(name, self._argument())
         else:
             applied = Node(Operation.DIVIDE, (_ONE, Node(_RECIPROCALS[name], (self._argument(),))))
         return applied if exponent is None else Node(Operation.POWER, (applied, exponent))
@@ -290,14 +295,7 @@ class _Parser:
                 raise NotAFormula("sin(x)^2 may square the sine or the argument")
             return self._atom()
         argument = self._power()
-        while self._starts_factor() and self._next.text not in (
-            *_FUNCTIONS,
-            *_RECIPROCALS,
-            *_HYPERBOLIC,
-            "log",
-            "(",
-            "[",
-        ):
+        while self._starts_factor() and self._next.text not in (*_FUNCTIONS, *_RECIPROCALS, "log", "(", "["):
             if self._next.kind == "number":
                 raise NotAFormula("a number cannot follow a factor")
             argument = Node(Operation.MULTIPLY, (argument, self._power()))
@@ -322,14 +320,3 @@ class _Parser:
         if not self._takes(closing, "command"):
             raise NotAFormula(f"\\{closing} is missing")
         return inside
-
-
-def _hyperbolic(name: str, argument: Node) -> Node:
-    """sinh, cosh or tanh, by what it is of e^x and e^-x."""
-    grows = Node(Operation.EXP, (argument,))
-    falls = Node(Operation.EXP, (Node(Operation.NEGATE, (argument,)),))
-    difference = Node(Operation.ADD, (grows, Node(Operation.NEGATE, (falls,))))
-    total = Node(Operation.ADD, (grows, falls))
-    if name == "tanh":
-        return Node(Operation.DIVIDE, (difference, total))
-    return Node(Operation.DIVIDE, (difference if name == "sinh" else total, _TWO))

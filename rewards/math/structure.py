@@ -90,6 +90,8 @@ def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
     if len(sides_of(left.value)) > 1 or len(sides_of(right.value)) > 1:
         return leaf(reference, answer)
     verdict = same(left.value, right.renamed_to(left), leaf)
+    if verdict is False and left.name == right.name and not (left.defines_itself or right.defines_itself):
+        return False
     if verdict is not True and all(equations):  # y = 2x + 1 in another form, perhaps
         return leaf(reference, answer)
     return verdict
