@@ -30,7 +30,9 @@ _SUM = re.compile(r"\\(?:sum|prod|int)(?![a-zA-Z])")
 _SUM_OR_PRODUCT = re.compile(r"\\(?:sum|prod)(?![a-zA-Z])")
 _NESTED_POWER = re.compile(r"\^\s*\{[^{}]*[\^!]|!\s*\^|[)}]\s*!")
 _NUMBER = re.compile(r"\d+")
-_CHAIN_OF_SIGNS = re.compile(r"(?:[-+√!]\s*){9}|(?:/\s*\d+\s*){9}|(?:\^\s*\d+\s*){4}")
+_CHAIN_OF_SIGNS = re.compile(
+    r"(?:[-+√!]\s*){9}|(?:/\s*\d+\s*){9}|(?:\^\s*\d+\s*){4}|(?:\\(?:a(?:rc)?)?(?:sin|cos|tan|cot|ln|log|exp)h?\s*){6}"
+)
 
 
 def ill_formed(text: str) -> str | None:
@@ -49,7 +51,7 @@ def too_costly(text: str) -> str | None:
     if text.count("|") > _MAX_BARS or text.count("=") > _MAX_EQUALS:
         return "a chain of equations or absolute values"
     if _CHAIN_OF_SIGNS.search(text):
-        return "a chain of signs"
+        return "a chain of signs or functions"
     return _costly_powers(text) or _costly_factorials(text) or _costly_indices(text)
 
 
