@@ -21,6 +21,7 @@ _NAME_BY_FORM = re.compile(
     r"^\\frac\s*\{[A-Za-z]+\}\s*\{[A-Za-z]+\}$|^\\text\s*\{(?!\s*(?:if|when|not|for)\b)[A-Za-z. ]+\}$|"
     r"^\\(?:sin|cos|tan)\s*(?:\\angle\s*)?(?:[A-Z]+|\\[a-z]+)$"
 )
+_POINTS = re.compile(r"^(?:\\[a-z]+\s*(?:\{\})?)?\{?([A-Z]{1,4})\}?$")
 _QUOTIENT = re.compile(r"^\\frac\{([^{}]*)\}\{([^{}]*)\}$|^([^:]*):([^:]*)$")
 _FUNCTION_NAME = re.compile(r"^\\(?:sin|cos|tan)")
 _SUBSCRIPT = re.compile(r"_\w|_\{[^{}]*\}")
@@ -90,6 +91,9 @@ def names_clash(left: Claim, right: Claim) -> bool:
     quotients = [_QUOTIENT.match(name) for name in (left.name, right.name)]
     if quotients[0] and quotients[1] and quotients[0].groups() == quotients[1].group(2, 1, 4, 3):
         return True  # a/b and b/a
+    points = [_POINTS.match(name) for name in (left.name, right.name)]
+    if points[0] and points[1] and len(points[0][1]) == len(points[1][1]) and set(points[0][1]) != set(points[1][1]):
+        return True  # AB and AC; AB is BA
     bases = [_SUBSCRIPT.sub("", name) for name in (left.name, right.name)]
     return bases[0] != bases[1] and all(len(base.strip("\\'")) == 1 or _FUNCTION_NAME.match(base) for base in bases)
 

@@ -93,6 +93,8 @@ _COMMANDS_RENAMED = [
         ),
         (r"\\(?:underline|uline)\s*\{([^{}]*)\}|\\(?:text)?color\s*\{[a-z]+\}\s*\{?([^{}]*)\}?$", r"\1\2"),
         (r"(?<=\d)\s*\\Omega\s*$", r"\\text{ ohms}"),
+        (r"\^\s*\{?\s*\\text\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?", r"\\text{\1}"),
+        (r"\\(?:overline|triangle)\s*(?:\{\s*([A-Z]{2,4})\s*\}|(?=[A-Z]{3}))", r"\1"),
         (r"\\%", "%"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*([a-zA-Z\d])\s*([a-zA-Z\d])(?![a-zA-Z])", r"\\frac{\1}{\2}"),
