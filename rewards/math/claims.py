@@ -52,7 +52,9 @@ class Claim:
         ours, theirs = self.argument, other.argument
         if len(ours) != 1 or len(theirs) != 1 or ours == theirs or not self.name:
             return self.value
-        return re.sub(rf"(?<![a-zA-Z\\]){ours}(?![a-zA-Z])", theirs, self.value)
+        # Where the other's name stands in the value too, it means something else.
+        names = {ours: theirs, theirs: ours}
+        return re.sub(rf"(?<![a-zA-Z\\])[{ours}{theirs}](?![a-zA-Z])", lambda match: names[match.group()], self.value)
 
 
 def read_claim(item: str) -> Claim:

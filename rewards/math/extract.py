@@ -38,8 +38,10 @@ _SHORT_CHARACTERS = 200
 _BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\fbox(?![a-zA-Z])")
 _BARE_BOX = re.compile(r"[^\s$\\{}]{0,40}\d[^\s$\\{}]{0,40}|[A-Za-z](?![A-Za-z])")
 _STATED = re.compile(
-    r"(?i)\b(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?|"
-    r"(?:\b(?:respuesta|réponse|antwort|resposta|risposta)|ответ|答案?|答え|정답|답|故选|应选)\s*(?:[:：]|"
+    r"(?i)\b(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\*\*)?\s*(?:is\b|:|=|(?<=\*\*)\n)\s*:?(?:\*\*)?"
+)
+_STATED_ELSEWHERE = re.compile(
+    r"(?i)(?:\b(?:respuesta|réponse|antwort|resposta|risposta)|ответ|答案?|答え|정답|답|故选|应选)\s*(?:[:：]|"
     r"(?:(?<=答案)[是为]|(?<=答え)は|(?<=답)은|(?<=选)|(?i:es|est|ist|é|è)\b)\s*[:：]?)"
 )
 _A_LINE = re.compile(r"(?m)^[ \t]*A:")
@@ -102,7 +104,7 @@ def final_answer(completion: str) -> FinalAnswer | None:
     _, tag, inside = text.rpartition("<answer>")
     if tag and "</answer>" in inside:
         return _found(_reading(inside.partition("</answer>")[0]), Source.ANSWER_TAG)
-    statements = [*_A_LINE.finditer(text), *_STATED.finditer(text)]
+    statements = [*_A_LINE.finditer(text), *_STATED.finditer(text)] or [*_STATED_ELSEWHERE.finditer(text)]
     if statements:
         last = max(statements, key=lambda match: match.start())
         return _found(_statement(_first_line(text[last.end() :])), Source.ANSWER_LINE)

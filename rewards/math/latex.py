@@ -33,7 +33,7 @@ _AMOUNT = (
     r"(?:\s*(?:thousand|million|billion|trillion))?"
 )
 _UNIT_IN_CHINESE = re.compile(r"(?<=\d)\s*([一-鿿가-힣]{1,4})$")
-_BRACED_COMMA = re.compile(r"(?<=\d)\s*\{,\}\s*(?=\d)")
+_BRACED_MARK = re.compile(r"(?<=\d)\s*\{([,.:])\}\s*(?=\d)")
 _BRACED_COMMAS_OF_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:\s*\{,\}\s*\d{3})+(?!\d)")
 _INDEX = r"(?:\{(\d+)\}|(\d))"
 _TOP_OR_BOTTOM = r"(?:\{(\d*[a-z]?(?:[+-]\d)?)\}|([\da-z]))"
@@ -153,9 +153,9 @@ def normalise(text: str) -> str:
     """The same answer in one spelling; structure, numbers and words are left as they are."""
     if _PLAIN_NUMBER.fullmatch(text):
         return text
-    if "{,}" in text:
-        text = _BRACED_COMMAS_OF_THOUSANDS.sub(lambda number: _BRACED_COMMA.sub("", number.group()), text)
-        text = _BRACED_COMMA.sub(",", text)
+    if "{" in text:
+        text = _BRACED_COMMAS_OF_THOUSANDS.sub(lambda number: _BRACED_MARK.sub("", number.group()), text)
+        text = _BRACED_MARK.sub(r"\1", text)
     if not text.isascii():
         text = _UNIT_IN_CHINESE.sub(r"\\text{ \1}", text)
         for pattern, replacement in _SCRIPTS:

@@ -74,6 +74,9 @@ def _same_list_and_compound(left: list[str], right: list[str], leaf: Leaf) -> bo
     compound = read_compound(value)
     if compound is None or compound.kind not in (Kind.SET, Kind.TUPLE, Kind.MATRIX):
         return False if is_number(value) or r"\cup" not in value else None
+    names = [read_claim(item).name for item in items]
+    if compound.kind is not Kind.SET and None not in names and len(set(names)) < len(names):
+        return False  # x = 1, x = 2 is not the point (1, 2)
     pair = (items, list(compound.parts)) if items is left else (list(compound.parts), items)
     return _same_in_any_order(*pair, leaf) if compound.kind is Kind.SET else _same_in_order(*pair, leaf)
 
