@@ -86,10 +86,10 @@ def same_quantity(reference: Quantity, answer: Quantity, tolerance: float = 0.0)
     and is converted where it is a common one. `tolerance` is relative to the reference.
     """
     factor = conversion(reference.unit, answer.unit)
-    open_ = reference.value is None or answer.value is None
     if factor is None:
-        return None if open_ and are_angles(reference.unit, answer.unit) else False
-    if open_:
+        numbers = reference.value is not None and answer.value is not None
+        return None if are_angles(reference.unit, answer.unit) and not numbers else False
+    if reference.value is None or answer.value is None:
         return None
     if answer.percent != reference.percent and (answer.unit.measures or reference.unit.measures):
         return False
