@@ -15,7 +15,6 @@ from rlvr.config import Config
 from rlvr.config_loading import ConfigError
 from rlvr.distill.gate import Gate
 from rlvr.distill.licence import LicenceRefused
-from rlvr.distill.opd import teacher_word
 from rlvr.distill.pipeline.place import Place
 from rlvr.distill.pipeline.recipe import REFERENCE, RecipeError
 from rlvr.distill.pipeline.verbs import VERBS, Verb
@@ -44,7 +43,7 @@ def on_trust(place: Place) -> list[str]:
     for name in place.recipe.stages:
         if VERBS[place.recipe.stages[name].verb].has_settings:
             named += _names_in(place.config(name))
-        named += [teacher_word(word).name for word in _teachers(place, name)]
+        named += _named_teachers(place, name)
     if place.recipe.evaluation is not None:
         named += _names_in(place.evaluation_config())[1:]  # its model is a policy that a stage makes
     return [one for one in dict.fromkeys(named) if not one.startswith(tuple(made)) and not Path(one).exists()]
@@ -103,15 +102,14 @@ def _licence_faults(place: Place, name: str) -> Iterable[str]:
         options.get("use", "commercial"), _listed(options.get("license")), _listed(options.get("accept-license"))
     )
     try:
-        gate.check([teacher_word(word).name for word in _teachers(place, name)])
+        gate.check(_named_teachers(place, name))
     except (LicenceRefused, TeacherError) as error:
         yield str(error)
 
 
-def _teachers(place: Place, name: str) -> list[str]:
-    """The words of a stage's option `teacher` that name none of the recipe's own."""
-    words = _listed(place.recipe.stages[name].options.get("teacher"))
-    return [word for word in words if not REFERENCE.search(word)]
+def _named_teachers(place: Place, name: str) -> list[str]:
+    """Those that are none of the recipe's own."""
+    return [word.name for word in place.teachers(name) if not REFERENCE.search(word.name)]
 
 
 def _listed(value: Any) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rlvr.config import ModelConfig
-from rlvr.distill.opd import teacher_word
 from rlvr.distill.pipeline.place import Place
 from rlvr.distill.pipeline.recipe import REFERENCE, RecipeError, Stage
 from rlvr.distill.pipeline.verbs import VERBS
+from rlvr.distill.signals import SignalKind
 from rlvr.distill.tokenizers import TokenizerMismatch, refuse_mismatch
 from rlvr.prepare import PreparationError, load_tokenizer
 
@@ -50,17 +50,19 @@ def _faults(place: Place, name: str, loaded: dict[str, PreTrainedTokenizerBase])
         ours = _tokenizer(student, loaded)
         if stage.verb not in _SCORED:
             return
-        for model in _teachers(place, stage):
-            refuse_mismatch(ours, _tokenizer(model, loaded), model)
+        for model in _teachers(place, name):
+            theirs = _tokenizer(model, loaded)
+            if stage.options.get("signal") != SignalKind.SPANS:  # these compare text
+                refuse_mismatch(ours, theirs, model)
     except (PreparationError, TokenizerMismatch) as error:
         yield str(error)
 
 
-def _teachers(place: Place, stage: Stage) -> Iterable[str]:
-    words = stage.options["teacher"]
-    for word in [teacher_word(str(one)) for one in (words if isinstance(words, list) else [words])]:
-        name = stage.options.get("tokenizer", word.name) if word.url else word.name
-        model = began_with(place, str(name))
+def _teachers(place: Place, name: str) -> Iterable[str]:
+    """What a stage's teachers go back to."""
+    for word in place.teachers(name):
+        tokenizer = place.recipe.stages[name].options.get("tokenizer", word.name) if word.url else word.name
+        model = began_with(place, str(tokenizer))
         if model is not None:
             yield model
 

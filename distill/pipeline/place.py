@@ -10,6 +10,7 @@ from typing import Any
 
 from rlvr.config import Config
 from rlvr.config_loading import check, merge
+from rlvr.distill.opd import TeacherWord, teacher_word
 from rlvr.distill.pipeline.ledger import StageFolder
 from rlvr.distill.pipeline.recipe import OUT, Recipe, filled
 from rlvr.distill.pipeline.verbs import VERBS
@@ -68,6 +69,15 @@ class Place:
         stage = self.recipe.stages[name]
         config = [str(self.stage(name).config)] if stage.settings else []
         return [*config, *self._words(name), *self._where(name), *_options(self._filled(stage.options, name))]
+
+    def teachers(self, name: str) -> list[TeacherWord]:
+        """The models that a stage's option `teacher` names, as the recipe writes them; not the policy that learns.
+
+        Raises TeacherError.
+        """
+        given = self.recipe.stages[name].options.get("teacher", [])
+        words = [teacher_word(str(word)) for word in (given if isinstance(given, list) else [given])]
+        return [word for word in words if not word.is_own_policy]
 
     def _words(self, name: str) -> list[str]:
         return [str(word) for word in self._filled(self.recipe.stages[name].arguments, name)]

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from rlvr.demo import BASE
+from rlvr.distill.pipeline.checks import check_stages
 from rlvr.distill.pipeline.cost import bounds
 from rlvr.distill.pipeline.dry_run import State, outlook
 from rlvr.distill.pipeline.ledger import Evaluation
-from rlvr.distill.pipeline.models import began_with
+from rlvr.distill.pipeline.models import began_with, check_models
 from rlvr.distill.pipeline.place import Place
 from rlvr.distill.pipeline.recipe import Bound, RecipeError, read_recipe
 from rlvr.distill.pipeline.regression_gate import hold
@@ -287,6 +288,12 @@ def test_models_are_looked_for_and_teachers_understood_before_the_first_stage(tm
     place = stage_with(tmp_path, {"verb": "distill opd", "settings": SETTINGS | {"model": "tiny"}, "options": options})
     with pytest.raises(RecipeError, match=r"stages.s: teacher .*/x: its chat template differs from the student's"):
         run_recipe(place, (), print)
+    # Text is compared, and a policy that teaches itself speaks its own language.
+    spans = {"verb": "distill opd", "settings": SETTINGS | {"model": "tiny"}, "options": options | {"signal": "spans"}}
+    check_models(stage_with(tmp_path, spans))
+    own = spans | {"options": {"teacher": "self", "teacher_prompt": "{prompt}"}}
+    check_stages(stage_with(tmp_path, own))
+    check_models(stage_with(tmp_path, own))
     assert not place.stage("s").path.exists()
 
 
