@@ -1,11 +1,12 @@
-"""How a student learns what a teacher knows, five ways from one starting checkpoint, over several seeds.
+"""How a student learns what a teacher knows, in several ways from one starting checkpoint, over several seeds.
 
 The student is the demo's base model (0.38M parameters). The teacher is three times as wide (3.1M), and was trained on
 answers without a mistake. The ways: supervised fine-tuning on the teacher's verified answers, logit distillation on the
-same answers, on-policy distillation, that with the verifier's reward beside it, and reinforcement learning alone; 128
-answers a step, one thread. Accuracy is on 256 held-out problems, greedy. Seconds are of processor time, without the
-start of a run and its evaluations: on a core of its own a run takes as long, and other work on the machine does not
-count. What the teacher, its answers and their capture took is told beside.
+same answers, on-policy distillation by the reverse and by the forward KL, that with the verifier's reward beside it,
+and reinforcement learning alone; 128 answers a step, one thread. Accuracy is on 256 held-out problems, greedy. Seconds
+are of processor time, without the start of a run and its evaluations: on a core of its own a run takes as long, and
+other work on the machine lengthens them less than those of the clock. What the teacher, its answers and their capture
+took is told beside.
 
     python benchmarks/distill.py                                  # every piece that is not there yet, then the table
     python benchmarks/distill.py --piece rl-0                     # one of: teacher, answers, store, WAY-SEED
@@ -94,17 +95,19 @@ def common(folder: Path) -> list[str]:
 
 def ways(folder: Path) -> dict[str, Way]:
     rows, store = f"{folder / 'rows.parquet'}", f"{folder / 'store'}"
-    examples = ("sft.rows_per_step=128", "learner.learning_rate=1.5e-3", "steps=24", "evaluation.every_steps=2")
+    examples = ("sft.rows_per_step=128", "learner.learning_rate=1.5e-3", "steps=24", "evaluation.every_steps=4")
     alone = ("rollout.group_size=1", "rollout.groups_per_step=128")
     groups = ("rollout.group_size=4", "rollout.groups_per_step=32")
-    opd = ("distill", "opd", "--teacher", f"{folder / 'teacher'}", "learner.learning_rate=1.5e-3", "steps=24")
+    opd = ("distill", "opd", "--teacher", f"{folder / 'teacher'}", "learner.learning_rate=1.5e-3", "steps=20")
     opd = (*opd, "evaluation.every_steps=2")
+    forward = ("--signal", "teacher_topk", "--divergence", "forward")
     rl = ("rollout.group_size=8", "rollout.groups_per_step=16", "learner.learning_rate=6e-4", "steps=72")
     return {
         "sft": Way("SFT on verified answers", ("distill", "sft", "--rows", rows, *examples), ("answers",)),
         "logits": Way("logit distillation", ("distill", "logits", "--store", store, *examples), ("answers", "store")),
         "opd": Way("on-policy distillation", (*opd, *alone)),
         "opd_reward": Way("on-policy distillation with reward", (*opd, "--reward-weight", "0.2", *groups)),
+        "opd_forward": Way("on-policy distillation, forward KL", (*opd, *forward, *alone)),
         RL: Way("RL alone", ("train", *rl, "evaluation.every_steps=6")),
     }
 
@@ -214,20 +217,20 @@ def plot(results: Results, folder: Path, file: Path) -> None:
     from matplotlib import pyplot
 
     figure, (by_tokens, by_seconds) = pyplot.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
-    colours = ("#b8860b", "#7a4fa3", "#12705b", "#2a6fb0", "#c0392b")
+    colours = ("#b8860b", "#7a4fa3", "#12705b", "#2a6fb0", "#888888", "#c0392b")
     for (name, way), colour in zip(ways(folder).items(), colours, strict=True):
         of_seeds = results.of_way(name)
+        if not of_seeds:
+            continue
         for points in of_seeds:
             heights = [p.accuracy for p in points]
             by_tokens.plot([p.tokens / 1000 for p in points], heights, color=colour, alpha=0.3, linewidth=1)
             by_seconds.plot([p.seconds for p in points], heights, color=colour, alpha=0.3, linewidth=1)
-        mean = [
-            [fmean(p.tokens for p in at) / 1000, fmean(p.seconds for p in at), fmean(p.accuracy for p in at)]
-            for at in zip(*of_seeds, strict=True)
-        ]
-        tokens, seconds, heights = zip(*mean, strict=True)
-        by_tokens.plot(tokens, heights, color=colour, linewidth=2.2, label=way.label)
-        by_seconds.plot(seconds, heights, color=colour, linewidth=2.2)
+        by_step = list(zip(*of_seeds, strict=False))  # as far as all seeds go
+        means = [fmean(p.accuracy for p in at) for at in by_step]
+        tokens = [fmean(p.tokens for p in at) / 1000 for at in by_step]
+        by_tokens.plot(tokens, means, color=colour, linewidth=2.2, label=way.label)
+        by_seconds.plot([fmean(p.seconds for p in at) for at in by_step], means, color=colour, linewidth=2.2)
     by_tokens.set(xlabel="tokens trained, thousands", ylabel="held-out accuracy, greedy", ylim=(0, 1.02))
     by_seconds.set(xlabel="seconds of processor time, start and evaluations left out")
     for axes in (by_tokens, by_seconds):
