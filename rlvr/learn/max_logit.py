@@ -6,12 +6,8 @@ where that bound exceeds the limit are the head's logits computed again, to know
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # Logits that exist at one time while they are computed again, in elements.
 BLOCK_ELEMENTS = 1 << 24
@@ -81,31 +77,3 @@ def largest_logits(
 def _largest_norm(states: Tensor) -> Tensor:
     """Over tokens, of each head: [B, H, T, D] to [H]."""
     return torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32).amax((0, 2))
-
-
-def watched_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    logit_watch: LogitWatch | None = None,
-    **arguments: Any,
-) -> tuple[Tensor, None]:
-    """Transformers' SDPA attention, which shows queries and keys to the watch that the model was called with."""
-    if logit_watch is not None:
-        logit_watch.see(module, query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **arguments
-    )
-    return output
-
-
-def install_watched_attention() -> None:
-    """Let a model with SDPA attention take `logit_watch=`; without it, nothing changes for any model.
-
-    It takes the place of "sdpa" and not a name of its own: under another name transformers builds no mask unless the
-    name is registered a second time, for masks, and some models (GLM-5) leave out their sparse attention.
-    """
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = watched_attention

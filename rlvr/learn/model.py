@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_flash_attn_2_available
 
 from rlvr.config import Config, DType, LoraConfig
+from rlvr.learn.attention import install_learner_attention
 from rlvr.learn.head import HeadOutput, token_logprobs
 from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
@@ -66,6 +67,7 @@ class PolicyModel:
         """`network` stands in for the one that would be loaded onto the device."""
         self.device = device_of(config.learner.device)
         self.dtype = _compute_dtype(config.model.dtype, self.device)
+        install_learner_attention()
         self.network = network or load_network(config).to(self.device)
         # The widest format that the layers can compute in: what is compared is compared there.
         narrow = self.attention == FLASH or config.model.lora.quantize
@@ -85,8 +87,11 @@ class PolicyModel:
         if config.learner.gradient_checkpointing:
             _checkpoint_activations(self.network)
         budget = config.learner.token_budget
+        best = layout_for(self.network)
+        # Where a layer sees less than all before it, its own mask says what. Spans know nothing of it.
+        self.spans_say_all = best is Layout.SHARED
         self.plan = PackingPlan(
-            layout=layout_for(self.network) if config.learner.layout == "auto" else Layout(config.learner.layout),
+            layout=best if config.learner.layout == "auto" else Layout(config.learner.layout),
             token_budget=budget,
             grid_tokens=budget if self.device.type == "cuda" else min(budget, FASTEST_GRID_ON_CPU),
             long_lines=self.attention == FLASH,
@@ -127,17 +132,19 @@ class PolicyModel:
         return output
 
     def _logprobs(self, batch: MicroBatch, ids: Tensor | None, dtype: DType, watch: LogitWatch | None) -> HeadOutput:
-        watched = {}
+        for_attention: dict[str, Any] = {}
+        if batch.spans is not None and self.spans_say_all:
+            for_attention["spans"] = batch.spans
         if watch is not None:
             watch.line_lengths = batch.lengths
-            watched["logit_watch"] = watch
+            for_attention["logit_watch"] = watch
         with self._autocast(dtype):
             hidden = self.decoder(
                 input_ids=batch.token_ids,
                 position_ids=batch.position_ids,
                 attention_mask=batch.mask,
                 use_cache=False,  # with a cache transformers does not look at position ids, and mixes packed rows
-                **watched,
+                **for_attention,
             ).last_hidden_state.flatten(0, 1)[batch.read]
         if ids is None:
             logprobs, entropy = self._head(hidden, batch.targets)

@@ -3,9 +3,9 @@
 A grid has B lines of T tokens, and a line holds several rows behind one another. What keeps them apart depends on
 the model, so there are three layouts:
 
-- SHARED: rows of a group that begin with the same tokens keep one copy of them, and an explicit mask [B, 1, T, T]
-  lets every row see that copy and itself. With 8 answers to one prompt this halves the work. Right for models
-  whose layers are all full attention.
+- SHARED: rows of a group that begin with the same tokens keep one copy of them, and see that copy and themselves.
+  Spans say so to our attention, and a mask [B, 1, T, T] to any other. Right for models whose layers are all full
+  attention.
 - PACKED: position ids begin again at 0 for each row, and the attention mask and the cache are absent: the one form
   in which transformers tells packed rows apart. With a mask of ones or with a cache it mixes them, silently.
 - ALONE: one row a line. Right for every causal model, also for those that carry a state along the line.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate, pairwise
 
@@ -54,18 +54,29 @@ class PackingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Stretches of a line: each of the queries sees those of the keys that do not come after it."""
+
+    line: int
+    queries: slice
+    keys: slice
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """A grid [B, T], and where its N trained tokens are predicted.
 
     `read` [N] are places in the grid, flattened: the hidden state there predicts `targets` [N]. `tokens` [N] are
     the tokens' indices among all trained tokens of the step, row after row. `lengths` [B] are the lines', after which
-    there is padding. `experts`, int16 [B * T, layers, top_k], are there where a row brings its own: UNRECORDED where it
-    does not, and in padding.
+    there is padding. `spans` are all that tokens see of each other, and `mask`, bool [B, 1, T, T], says the same; both
+    are absent where position ids say it. `experts`, int16 [B * T, layers, top_k], are there where a row brings its own:
+    UNRECORDED where it does not, and in padding.
     """
 
     token_ids: Tensor
     position_ids: Tensor
     lengths: Tensor
+    spans: tuple[Span, ...] | None
     mask: Tensor | None
     read: Tensor
     targets: Tensor
@@ -73,7 +84,8 @@ class MicroBatch:
     experts: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(
+        return replace(
+            self,
             token_ids=self.token_ids.to(device),
             position_ids=self.position_ids.to(device),
             lengths=self.lengths.to(device),
@@ -91,7 +103,19 @@ class Block:
 
     rows: tuple[int, ...]
     prefix: int
-    length: int
+    rests: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return self.prefix + sum(self.rests)
+
+    def cost(self, hidden_size: int) -> float:
+        """In units of what one token takes in a layer's matrices, 24 h^2 operations.
+
+        Attention has 4 h for each pair of tokens of which one sees the other, and is slower by 4 (measured).
+        """
+        seen = self.prefix**2 / 2 + sum(rest * (self.prefix + rest / 2) for rest in self.rests)
+        return self.length + seen * 2 / (3 * hidden_size)
 
 
 def pack(rows: Sequence[Row], plan: PackingPlan) -> Iterator[MicroBatch]:
@@ -119,27 +143,8 @@ def cut(rows: Sequence[Row], plan: PackingPlan) -> list[list[list[Block]]]:
 def blocks_of(rows: Sequence[Row], plan: PackingPlan) -> list[Block]:
     """What stands together in a line and is never parted: rows with a common prefix, or one row."""
     if plan.layout is Layout.SHARED:
-        return _shared_blocks(rows, plan)
-    return [Block((index,), 0, len(row)) for index, row in enumerate(rows)]
-
-
-def rows_per_line(prefix: int, rest: int, group: int, hidden_size: int, longest: int) -> int:
-    """How many of a group's rows should share a line of dense attention, so that a row costs least."""
-
-    def cost_of_a_row(count: int) -> float:
-        return cost_of_line(prefix + count * rest, hidden_size) / count
-
-    fitting = [count for count in range(1, group + 1) if prefix + count * rest <= longest]
-    return min(fitting, key=cost_of_a_row, default=1)
-
-
-def cost_of_line(length: int, hidden_size: int) -> float:
-    """Operations of a line of T tokens in units of 24 h^2: T (1 + T / 3 h).
-
-    A token costs 24 h^2 operations in a layer's matrices and 4 h T in attention over a line of T, and masked
-    attention does half as many in the same time (measured).
-    """
-    return length * (1 + length / (3 * hidden_size))
+        return _shared_blocks(rows, plan.token_budget)
+    return [Block((index,), 0, (len(row),)) for index, row in enumerate(rows)]
 
 
 def _check(row: Row, token_budget: int) -> None:
@@ -152,8 +157,8 @@ def _check(row: Row, token_budget: int) -> None:
         raise ValueError(f"a row of group {row.group_id} trains its first token, which nothing comes before")
 
 
-def _shared_blocks(rows: Sequence[Row], plan: PackingPlan) -> list[Block]:
-    """Each group's rows, in as many blocks as are cheapest."""
+def _shared_blocks(rows: Sequence[Row], token_budget: int) -> list[Block]:
+    """Each group's rows, in as few blocks as the budget allows: every further one computes the prompt again."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[row.group_id].append(index)
@@ -161,15 +166,14 @@ def _shared_blocks(rows: Sequence[Row], plan: PackingPlan) -> list[Block]:
     for members in groups.values():
         prefix = _common_prefix([rows[i].token_ids for i in members])
         longest_rest = max(len(rows[i]) for i in members) - prefix
-        count = rows_per_line(prefix, longest_rest, len(members), plan.hidden_size, plan.token_budget)
+        count = max(1, (token_budget - prefix) // max(1, longest_rest))
         # As even as can be: 8 rows at most 5 a line make 4 and 4.
         parts = -(-len(members) // count)
         cuts = [len(members) * part // parts for part in range(parts + 1)]
         for start, end in pairwise(cuts):
             part = members[start:end]
             shared = prefix if len(part) > 1 else 0
-            length = shared + sum(len(rows[i]) - shared for i in part)
-            blocks.append(Block(tuple(part), shared, length))
+            blocks.append(Block(tuple(part), shared, tuple(len(rows[i]) - shared for i in part)))
     return blocks
 
 
@@ -215,8 +219,7 @@ def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int],
     width = _length(lines[0])
     token_ids: list[list[int]] = []
     positions: list[list[int]] = []
-    blocks: list[list[int]] = []  # which block of its line a place belongs to
-    branches: list[list[int]] = []  # which row of its block, and 0 for the common prefix
+    spans: list[Span] = []
     read: list[int] = []
     targets: list[int] = []
     tokens: list[int] = []
@@ -225,37 +228,32 @@ def _grid(rows: Sequence[Row], lines: list[list[Block]], first_token: list[int],
         base = line_number * width
         ids: list[int] = []
         position: list[int] = []
-        block_of: list[int] = []
-        branch_of: list[int] = []
-        for number, block in enumerate(line):
+        for block in line:
             start = len(ids)
             ids += rows[block.rows[0]].token_ids[: block.prefix]
             _place_experts(experts, base + start, rows[block.rows[0]], slice(block.prefix))
             position += range(block.prefix)
-            branch_of += [0] * block.prefix
-            for branch, index in enumerate(block.rows, start=1):
+            spans += _spans(line_number, start, block)
+            for index in block.rows:
                 row = rows[index]
                 # Where token t of the row stands, for t from the prefix on.
                 shift = len(ids) - block.prefix
                 _place_experts(experts, base + len(ids), row, slice(block.prefix, None))
                 ids += row.token_ids[block.prefix :]
                 position += range(block.prefix, len(row))
-                branch_of += [branch] * (len(row) - block.prefix)
                 trained = [t for t, wanted in enumerate(row.trained) if wanted]
                 read += [base + (t - 1 + shift if t > block.prefix else t - 1 + start) for t in trained]
                 targets += [row.token_ids[t] for t in trained]
                 tokens += range(first_token[index], first_token[index] + len(trained))
-            block_of += [number] * (len(ids) - start)
         padding = width - len(ids)
         token_ids.append(ids + [0] * padding)
         positions.append(position + list(range(padding)))
-        blocks.append(block_of + [-1] * padding)
-        branches.append(branch_of + [0] * padding)
     return MicroBatch(
         token_ids=torch.tensor(token_ids),
         position_ids=torch.tensor(positions),
         lengths=torch.tensor([_length(line) for line in lines]),
-        mask=_mask(torch.tensor(blocks), torch.tensor(branches)) if layout is Layout.SHARED else None,
+        spans=tuple(spans) if layout is Layout.SHARED else None,
+        mask=_mask(spans, len(lines), width) if layout is Layout.SHARED else None,
         read=torch.tensor(read, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
         tokens=torch.tensor(tokens, dtype=torch.long),
@@ -280,10 +278,22 @@ def _place_experts(experts: NDArray[np.int16] | None, place: int, row: Row, toke
         experts[place : place + len(recorded)] = recorded
 
 
-def _mask(blocks: Tensor, branches: Tensor) -> Tensor:
-    """Who sees whom, bool [B, 1, T, T]: what comes before, of the same block, and of the same row or the prefix."""
-    query, key = (slice(None), slice(None), None), (slice(None), None, slice(None))
-    same_block = blocks[query] == blocks[key]
-    same_row = (branches[query] == branches[key]) | (branches[key] == 0)
-    causal = torch.ones(blocks.shape[1], blocks.shape[1], dtype=torch.bool).tril()
-    return (same_block & same_row & causal)[:, None]
+def _spans(line: int, start: int, block: Block) -> Iterator[Span]:
+    """What is seen in a block that begins at `start`: by the prefix itself, by rows the prefix, by each row itself."""
+    prefix = slice(start, start + block.prefix)
+    if block.prefix:
+        yield Span(line, prefix, prefix)
+        yield Span(line, slice(prefix.stop, start + block.length), prefix)
+    for end, rest in zip(accumulate(block.rests, initial=prefix.stop), block.rests, strict=False):
+        row = slice(end, end + rest)
+        if rest:
+            yield Span(line, row, row)
+
+
+def _mask(spans: Sequence[Span], lines: int, width: int) -> Tensor:
+    """Who sees whom, bool [B, 1, T, T]. Padding sees itself."""
+    mask = torch.eye(width, dtype=torch.bool).repeat(lines, 1, 1, 1)
+    for span in spans:
+        seen = mask[span.line, 0, span.queries, span.keys]
+        seen |= torch.ones(seen.shape, dtype=torch.bool).tril(span.queries.start - span.keys.start)
+    return mask

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from rlvr.learn.max_logit import LogitWatch, install_watched_attention
+from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.model import PolicyModel
 
 
@@ -115,7 +115,6 @@ class QKClip:
                 f"learner.optimizer=muonclip reads queries and keys in SDPA attention, and the model runs with "
                 f"{model.attention}; set learner.optimizer=muon"
             )
-        install_watched_attention()
         self.limit = limit
         self.watch = LogitWatch(limit)
         self._heads: dict[nn.Module, Heads] = {}

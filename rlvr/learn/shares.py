@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr.learn.packing import PackingPlan, blocks_of, cost_of_line
+from rlvr.learn.packing import PackingPlan, blocks_of
 from rlvr.types import Row
 
 
@@ -17,8 +17,8 @@ def deal(rows: Sequence[Row], plan: PackingPlan, ranks: int) -> list[list[int]]:
     """
     load = [0.0] * ranks
     dealt: list[list[int]] = [[] for _ in range(ranks)]
-    for block in sorted(blocks_of(rows, plan), key=lambda b: b.length, reverse=True):
+    for block in sorted(blocks_of(rows, plan), key=lambda b: b.cost(plan.hidden_size), reverse=True):
         rank = load.index(min(load))
-        load[rank] += cost_of_line(block.length, plan.hidden_size)
+        load[rank] += block.cost(plan.hidden_size)
         dealt[rank] += block.rows
     return [sorted(indices) for indices in dealt]

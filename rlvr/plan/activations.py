@@ -34,16 +34,17 @@ RUNS_ALL_EXPERTS = frozenset({"llama4_text"})
 class Pass:
     """How a micro-batch goes through the learner.
 
-    `tokens` in lines of `line` tokens each. `element` is 4 (float32) or 2 (bfloat16 under autocast). `masked`: an
-    explicit mask keeps the rows of a line apart, so that keys and values are repeated for the heads that share them.
-    `fuses_latent`: the attention kernel takes values of another width than keys (CUDA's does, the CPU's does not
-    and keeps all probabilities). `adapter_rank` 0 trains all parameters, else adapters on all linear layers.
+    `tokens` in lines of `line` tokens each. `element` is 4 (float32) or 2 (bfloat16 under autocast). `spans`: the
+    learner's own attention over spans (`rlvr/learn/span_attention.py`); else torch's, with a mask that keeps the rows
+    of a line apart, so that keys and values are repeated for the heads that share them. `fuses_latent`: torch's takes
+    values of another width than keys (CUDA's does, the CPU's does not and keeps all probabilities). `adapter_rank` 0
+    trains all parameters, else adapters on all linear layers.
     """
 
     tokens: int
     line: int
     element: int
-    masked: bool
+    spans: bool
     fuses_latent: bool
     adapter_rank: int = 0
 
@@ -141,11 +142,13 @@ def _attention_bytes(attention: Attention, hidden: int, run: Pass) -> float:
 def _grouped_bytes(attention: GroupedQueryAttention, run: Pass) -> float:
     e, heads, shared = run.element, attention.query_heads, attention.key_value_heads
     queries, keys = heads * attention.head_width, shared * attention.head_width
-    seen = queries if run.masked else keys  # a mask goes with keys and values repeated for every head
+    seen = keys if run.spans else queries  # a mask goes with keys and values repeated for every head
     total = e * (2 * queries + 2 * seen) + WIDE * heads  # queries, output, keys, values; log of the normalizer
-    if run.masked:
-        total += e * run.line
-    if attention.partly_rotary or (run.mixed and not run.trains_all):
+    if run.spans:
+        total += WIDE * heads  # the normalizer in two parts
+    if not run.spans:
+        total += e * run.line  # the mask
+    if (attention.partly_rotary and not run.spans) or (run.mixed and not run.trains_all):
         total += e * queries  # the output once more, in the order that the next layer (or its adapter) reads
     match attention.qk_norm:
         case QKNorm.RMS:
@@ -166,10 +169,13 @@ def _latent_bytes(attention: LatentAttention, run: Pass) -> float:
     total += _inner_norm_bytes(attention.latent_rank, run)
     if not run.mixed:
         total += WIDE * attention.rotary_width  # its norm keeps the whole of what was projected
-    if run.fuses_latent or attention.query_width == attention.value_width:
-        # Queries, keys, the projection that values are a part of, and the output in two orders.
-        projected = heads * (attention.plain_width + attention.value_width)
-        total += e * (2 * both + projected + 2 * values) + WIDE * heads + (e * run.line if run.masked else 0)
+    projected = heads * (attention.plain_width + attention.value_width)  # values are a part of it
+    if run.spans:
+        total += e * (2 * both + projected + values) + 2 * WIDE * heads
+        if run.mixed and not run.trains_all:
+            total += e * values  # the output once more, as its adapter reads it
+    elif run.fuses_latent or attention.query_width == attention.value_width:
+        total += e * (2 * both + projected + 2 * values) + WIDE * heads + e * run.line  # the output in two orders
     else:  # queries, keys, values and probabilities in float32, and the output
         total += WIDE * (2 * both + values + heads * run.line) + e * values
     return total

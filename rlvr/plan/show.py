@@ -155,7 +155,8 @@ def _assumptions(plan: Plan) -> list[str]:
         f"{machine.engine_step_s * 1000:.0f} ms a step besides",
         f"the learner reaches {learner_share(machine):.0%} of peak operations (published learners on GPUs: 3 to 36 %)",
         f"a version travels at {PUBLISH_BYTES_S / 1e9:.0f} GB/s through host memory",
-        f"attention with an explicit mask; peaks of {machine.name}: {machine.source}",
+        ("attention over spans" if shares_prompts(plan.config, architecture) else "attention with an explicit mask")
+        + f"; peaks of {machine.name}: {machine.source}",
     ]
     if architecture.moe_layers:
         notes.append("experts compute in float32, as torch's grouped products do under autocast")

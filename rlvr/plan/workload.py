@@ -66,6 +66,10 @@ def shares_prompts(config: Config, architecture: Architecture) -> bool:
     """Whether rows of a group keep one copy of their prompt: asked for, or `auto` and every layer sees all before."""
     if config.learner.layout != "auto":
         return config.learner.layout == "shared"
+    return _sees_all(architecture)
+
+
+def _sees_all(architecture: Architecture) -> bool:
     return all(
         window_of(layer.attention) is None
         and not (isinstance(layer.attention, LatentAttention) and layer.attention.selection is not None)
@@ -74,21 +78,22 @@ def shares_prompts(config: Config, architecture: Architecture) -> bool:
 
 
 def largest_pass(config: Config, architecture: Architecture, *, gpu: bool) -> Pass:
-    """The largest micro-batch that the learner may meet, with attention that needs an explicit mask.
+    """The largest micro-batch that the learner may meet.
 
     A line holds one sequence of the greatest length, or a whole group behind one prompt.
     """
     most_prompt, most_answer = config.data.max_prompt_tokens, config.sampling.max_new_tokens
     budget = config.learner.token_budget
     line = most_prompt + most_answer
-    if shares_prompts(config, architecture):
+    shares = shares_prompts(config, architecture)
+    if shares:
         line = max(line, min(budget, most_prompt + config.rollout.group_size * most_answer))
     grid = budget if gpu else min(budget, FASTEST_GRID_ON_CPU)
     return Pass(
         tokens=max(line, grid),
         line=line,
         element=learner_element(config, gpu=gpu),
-        masked=True,
+        spans=shares and _sees_all(architecture),
         fuses_latent=gpu,
         adapter_rank=config.model.lora.rank,
     )

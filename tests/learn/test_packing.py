@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from rlvr.learn.packing import Layout, PackingPlan, pack, rows_per_line
+from rlvr.learn.attention import install_learner_attention
+from rlvr.learn.model import layout_for
+from rlvr.learn.packing import Layout, PackingPlan, blocks_of, pack
 from rlvr.types import Row
 
 from .conftest import FAMILIES, make_rows
@@ -92,10 +95,13 @@ def test_alone_is_one_row_a_line() -> None:
     assert lines == len(rows)
 
 
-def test_sharing_a_line_pays_for_long_prompts_and_not_for_long_answers() -> None:
-    assert rows_per_line(prefix=1000, rest=50, group=8, hidden_size=1024, longest=8192) == 8
-    assert rows_per_line(prefix=10, rest=4000, group=8, hidden_size=128, longest=32768) == 1
-    assert rows_per_line(prefix=1000, rest=50, group=8, hidden_size=1024, longest=1150) == 3
+@pytest.mark.parametrize(("budget", "rows"), [(1400, [8]), (1399, [4, 4]), (1150, [2, 3, 3]), (1099, [1] * 8)])
+def test_a_group_is_parted_only_where_the_budget_demands_it(budget: int, rows: list[int]) -> None:
+    prompt = [1] * 1000
+    group = [Row(0, [*prompt, *[2 + i] * 50], [False] * 1000 + [True] * 50) for i in range(8)]
+    blocks = blocks_of(group, plan(Layout.SHARED, budget))
+    assert [len(block.rows) for block in blocks] == rows
+    assert all(block.prefix == 1000 for block in blocks if len(block.rows) > 1)
 
 
 def test_a_row_longer_than_the_budget_is_refused() -> None:
@@ -121,7 +127,8 @@ RIGHT = [(family, layout) for family in FAMILIES for layout in LAYOUTS if (famil
 def test_transformers_keeps_packed_rows_apart(
     checkpoint: Callable[[str], Path], family: str, layout: Layout, long_lines: bool
 ) -> None:
-    """Also for grids of several lines, and rows that stand behind one another in them."""
+    """Also for grids of several lines, and rows that stand behind one another in them; by a mask, and by spans."""
+    install_learner_attention()
     network = AutoModelForCausalLM.from_pretrained(checkpoint(family), attn_implementation="sdpa").eval()
     rows = make_rows(groups=3)
     alone = []
@@ -131,14 +138,18 @@ def test_transformers_keeps_packed_rows_apart(
             logits = network(input_ids=ids, use_cache=False).logits[0]
             alone += [logits[t - 1] for t, trained in enumerate(row.trained) if trained]
         for batch in pack(rows, plan(layout, long_lines=long_lines)):
-            logits = network(
-                input_ids=batch.token_ids,
-                position_ids=batch.position_ids,
-                attention_mask=batch.mask,
-                use_cache=False,
-            ).logits.flatten(0, 1)[batch.read]
+            shares = layout is Layout.SHARED and layout_for(network) is Layout.SHARED
+            ways: list[dict[str, Any]] = [{}, {"spans": batch.spans}] if shares else [{}]
             expected = torch.stack(alone)[batch.tokens]
-            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+            for named in ways:
+                logits = network(
+                    input_ids=batch.token_ids,
+                    position_ids=batch.position_ids,
+                    attention_mask=batch.mask,
+                    use_cache=False,
+                    **named,
+                ).logits.flatten(0, 1)[batch.read]
+                torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
 
 def test_budget_and_grid_size_are_separate_bounds() -> None:

@@ -95,6 +95,12 @@ def watched(learner: Learner, rows: list[Row], limit: float, layout: Layout) -> 
     return torch.stack(list(watch.take().values()))
 
 
+def between_heads(largest: Tensor) -> float:
+    """A limit that half of the heads exceed, and none is near."""
+    values = largest.flatten().sort().values
+    return float(values[len(values) // 2 - 1 : len(values) // 2 + 1].mean())
+
+
 @pytest.mark.parametrize("family", CLIPPED)
 def test_what_is_over_the_limit_is_exact_and_the_rest_bounded(config: MakeConfig, family: str) -> None:
     learner = muonclip(config, family, limit=1e9)
@@ -102,7 +108,7 @@ def test_what_is_over_the_limit_is_exact_and_the_rest_bounded(config: MakeConfig
     rows = make_rows()
     eager = Eager(learner.config.model.name)
     expected = eager.largest(eager.inputs(rows))
-    limit = expected.median().item()
+    limit = between_heads(expected)
     layouts = [Layout.PACKED, Layout.ALONE] + ([Layout.SHARED] if learner.model.plan.layout is Layout.SHARED else [])
     for layout in layouts:
         everything = watched(learner, rows, -math.inf, layout)
@@ -122,7 +128,7 @@ def test_after_a_clip_no_head_is_over_the_limit_and_the_others_are_as_they_were(
     eager = Eager(config(family).model.name)
     calls = eager.inputs(rows)
     before = eager.largest(calls)
-    limit = before.median().item()
+    limit = between_heads(before)
     learner = muonclip(config, family, limit)
     assert learner.start().notices == ()
     report = learner.train(rows)

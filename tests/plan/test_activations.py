@@ -62,8 +62,8 @@ def measured_bytes(model: PolicyModel, batch: MicroBatch) -> int:
 
 def pass_of(model: PolicyModel, batch: MicroBatch, *, element: int, lora: int) -> Pass:
     lines, length = batch.token_ids.shape
-    masked = batch.mask is not None
-    return Pass(lines * length, length, element, masked=masked, fuses_latent=False, adapter_rank=lora)
+    spans = batch.spans is not None
+    return Pass(lines * length, length, element, spans=spans, fuses_latent=False, adapter_rank=lora)
 
 
 def expected_bytes(tiny: Tiny, run: Pass, read: int) -> int:
