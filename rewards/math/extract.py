@@ -67,6 +67,9 @@ _DENIED = re.compile(
     r"(?i)(?:\b(?:not|cannot|neither|nor|never)|n['’]t)\s+(?:[a-z]+\s+)?[$(]*$|"
     r"(?:\b(?:no es|não é|non è|n['’]est pas|nicht|не)|不[是为])\s*[$(]*$"
 )
+_DENIED_BEHIND = re.compile(
+    r"(?i)[)$]*\s*(?:(?:is|was|are)(?:n['’]t|\s+(?:not|wrong|incorrect|false))\b|(?:では|じゃ|で)な|[이가은는]?\s*아니)"
+)
 _BOUND = re.compile(r"(?i)\b(?:at (?:least|most)|(?:more|less|greater|larger|smaller|fewer) than|between)\s+[$(]*$")
 _LISTED = re.compile(r"\s*(?:,\s*)?(?:(and|or)\s+)?", re.IGNORECASE)
 # Words, and letters of scripts in which no formula is written: all but Latin and Greek.
@@ -244,7 +247,7 @@ def _is_wordy(text: str) -> bool:
 
 def _last_value(text: str) -> str | None:
     values = _listed_values(text)
-    if not values or _DENIED.search(text[: values[0].start]):
+    if not values or _DENIED.search(text[: values[0].start]) or _DENIED_BEHIND.match(text, values[-1].end):
         return None
     return ", ".join(value.text for value in values)
 

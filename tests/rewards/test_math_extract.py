@@ -62,6 +62,8 @@ from rlvr.rewards.math.extract import Source, final_answer, reference_answer
         ),
         ("Ответ: 7.", "7.", Source.ANSWER_LINE),
         ("La respuesta es 7.", "7.", Source.ANSWER_LINE),
+        ("We see that 7 is not possible.", "We see that 7 is not possible.", Source.LAST_VALUE),
+        ("答えは7ではない。", "7ではない。", Source.ANSWER_LINE),
         ("La respuesta no es 7.", "La respuesta no es 7.", Source.LAST_VALUE),
         ("정답은 7입니다.", "7", Source.ANSWER_LINE),
         ("答えは7です。", "7", Source.ANSWER_LINE),
