@@ -11,11 +11,15 @@ from typing import Any
 import peft
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Model
 
 from rlvr.config import Config, DType
+from rlvr.learn import attention
+from rlvr.learn import model as policy_model
 from rlvr.learn.algorithms import Aggregation
 from rlvr.learn.learner import Learner, split_by_group
 from rlvr.learn.learner_report import LearnerReport
@@ -121,6 +125,32 @@ def test_a_cache_in_the_model_is_refused(config: MakeConfig, monkeypatch: pytest
     monkeypatch.setattr(Qwen3Model, "forward", caching)
     with pytest.raises(SelfCheckFailed, match="mixes rows"):
         Learner(config("qwen3", learner={"layout": "packed"})).start()
+
+
+def test_an_attention_whose_mask_transformers_leaves_out_is_refused(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap as it is in the wild: an attention that is registered, but not a second time for its mask."""
+    for name in ("unmasked", "masked"):
+        AttentionInterface.register(name, sdpa_attention_forward)
+    AttentionMaskInterface.register("masked", sdpa_mask)
+    monkeypatch.setattr(policy_model, "_attention", lambda config: "unmasked")
+    with pytest.raises(SelfCheckFailed, match=r"learner.layout=packed and unmasked attention mixes rows"):
+        started(config("llama"))
+    monkeypatch.setattr(policy_model, "_attention", lambda config: "masked")
+    started(config("llama"))
+
+
+def test_the_learners_own_attention_is_checked(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **arguments: Any
+    ) -> tuple[Tensor, None]:
+        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **arguments)
+        return output
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", careless)
+    with pytest.raises(SelfCheckFailed, match="mixes rows"):
+        started(config("llama", learner={"layout": "packed"}))
 
 
 def test_a_model_that_scales_its_logits_is_refused(config: MakeConfig) -> None:
