@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlvr.checkpoint import latest_checkpoint
+from rlvr.api import run_coroutine
+from rlvr.checkpoint import Checkpoint, latest_checkpoint
+from rlvr.cluster import disconnect_ray, start_learner
+from rlvr.config import Config
 from rlvr.config_loading import load_config
 from rlvr.learn.guards import SKIPS_BEFORE_ROLLBACK, HealthWatch, Reading
-from rlvr.learn.learner import Learner
 from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.rows import rows_from
+from rlvr.learner_handle import LearnerHandle
 from rlvr.metrics import read_metrics
 from rlvr.prepare import load_reward
 from rlvr.reward_function import Combine
@@ -27,11 +30,10 @@ from rlvr.training import algorithm_of
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a step does: the version it began with, the norm above which a gradient was a spike, and what came of it."""
+    """What a step does: the version it began with, and what came of it."""
 
     step: int
     version: int
-    norm_limit: float
     report: LearnerReport
     readings: list[Reading]
 
@@ -40,7 +42,7 @@ def replay(run: Path, step: int, words: Sequence[str], *, exact: bool, tell: Cal
     """Train the batch of `step` again. `words` are settings in place of the run's own.
 
     Not `exact`, the batch is trained on the newest checkpoint before it, and what lies between is left out. Nothing in
-    the run's folder is changed. Raises RunFolderError, CheckpointError and ConfigError.
+    the run's folder is changed. Raises RunFolderError, CheckpointError, ConfigError and ClusterError.
     """
     folder = RunFolder(run)
     if step not in folder.rollout_steps():
@@ -48,24 +50,59 @@ def replay(run: Path, step: int, words: Sequence[str], *, exact: bool, tell: Cal
         there = f"its steps are {known[0]} to {known[-1]}" if known else "it has none"
         raise RunFolderError(f"{run} has no rollouts of step {step}: {there}")
     config = load_config([folder.config], words)
-    rewards = [load_reward(spec) for spec in config.reward.functions] if config.reward.combine is Combine.GDPO else []
-    learner = Learner(config, algorithm_of(config, rewards))
-    learner.start()
     checkpoint = latest_checkpoint(folder.checkpoints, before=step)
-    if checkpoint is not None:
-        learner.load(checkpoint.learner)
     begin = checkpoint.state.step if checkpoint else 0
     _refuse_taught(folder, range(begin + 1 if exact else step, step + 1))
-    tell(f"from {'the checkpoint of step ' + str(begin) if checkpoint else 'the model the run began with'}")
+    try:
+        return run_coroutine(_replay(folder, config, checkpoint, step, exact, tell))
+    finally:
+        if config.learner.is_sharded:
+            disconnect_ray()
+
+
+async def _replay(
+    folder: RunFolder,
+    config: Config,
+    checkpoint: Checkpoint | None,
+    step: int,
+    exact: bool,
+    tell: Callable[[str], None],
+) -> Replay:
+    learner, _ = await start_learner(config, folder.path)
+    again = _Training(folder, config, learner)
+    begin = 0
+    if checkpoint is not None:
+        begin, again.version = checkpoint.state.step, checkpoint.state.version
+        await again.learner.load(checkpoint.learner)
+    tell(f"from {f'the checkpoint of step {begin}' if checkpoint else 'the model the run began with'}")
     for earlier in range(begin + 1, step) if exact else ():
-        report = _train(learner, folder, earlier)
+        report = await again.train(earlier)
         tell(f"step {earlier}: {_outcome(report)}")
         if report.skipped_in_a_row >= SKIPS_BEFORE_ROLLBACK and checkpoint is not None:
-            learner.load(checkpoint.learner, learner.version + 1)
-            tell(f"back to the checkpoint of step {begin}, as version {learner.version}")
-    version, limit = learner.version, learner.guard.limit
-    report = _train(learner, folder, step)
-    return Replay(step, version, limit, report, _readings(folder, step, report))
+            again.version += 1
+            await again.learner.load(checkpoint.learner, again.version)
+            tell(f"back to the checkpoint of step {begin}, as version {again.version}")
+    version = again.version
+    report = await again.train(step)
+    return Replay(step, version, report, _readings(folder, step, report))
+
+
+class _Training:
+    """A learner that trains batches of a run's log of rollouts; `version` is the policy's."""
+
+    def __init__(self, folder: RunFolder, config: Config, learner: LearnerHandle) -> None:
+        self.folder = folder
+        self.learner = learner
+        self.version = 0
+        gdpo = config.reward.combine is Combine.GDPO
+        self.algorithm = algorithm_of(config, [load_reward(spec) for spec in config.reward.functions] if gdpo else [])
+
+    async def train(self, step: int) -> LearnerReport:
+        groups = read_trained_groups(self.folder.rollouts(step))
+        newest = max([self.version, *(v for g in groups for t in g.trajectories for v in t.versions)])
+        report = await self.learner.train(rows_from(groups, self.algorithm, newest))
+        self.version = report.version
+        return report
 
 
 def _refuse_taught(folder: RunFolder, steps: range) -> None:
@@ -75,12 +112,6 @@ def _refuse_taught(folder: RunFolder, steps: range) -> None:
                 f"{folder.path}: step {record.step} was trained on what teachers said too, which the log of rollouts "
                 "does not keep: it cannot be trained again"
             )
-
-
-def _train(learner: Learner, folder: RunFolder, step: int) -> LearnerReport:
-    groups = read_trained_groups(folder.rollouts(step))
-    version = max([learner.version, *(v for g in groups for t in g.trajectories for v in t.versions)])
-    return learner.train(rows_from(groups, learner.algorithm, version))
 
 
 def _readings(folder: RunFolder, step: int, report: LearnerReport) -> list[Reading]:
@@ -98,7 +129,7 @@ def _readings(folder: RunFolder, step: int, report: LearnerReport) -> list[Readi
 def show(made: Replay) -> None:
     """Print what each guard sees."""
     norm = made.report.grad_norm if not made.report.skipped or made.report.grad_norm else math.nan
-    bound = "no limit yet" if math.isinf(made.norm_limit) else f"at most {made.norm_limit:.3g}"
+    bound = "no limit yet" if math.isinf(made.report.grad_norm_limit) else f"at most {made.report.grad_norm_limit:.3g}"
     print(f"step {made.step}, from policy version {made.version}")
     print(f"  {'gradient norm':40} {norm:>10.3g}   {bound}")
     for reading in made.readings:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlvr import training
 from rlvr.demo.problems import Split, rows
 from rlvr.events import EventKind, read_events
 from rlvr.learn.algorithms import Algorithm
+from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.rows import rows_from
 from rlvr.replay import replay, show
 from rlvr.run_folder import RunFolder, RunFolderError
@@ -43,15 +45,16 @@ async def letters(completion: str) -> float:
     return float(len(completion))
 
 
-def run(folder: Path, steps: int, **settings: Any) -> None:
+def run(folder: Path, steps: int, ranks: int = 1, **settings: Any) -> None:
     rlvr.train(
         model="tiny",
         data={"path": rows(Split.TRAIN, 64, 0), "prompt": "question"},
         reward=letters,
         rollout={"max_staleness": 1, "groups_per_step": 2, "group_size": 4, "drop_zero_variance": False},
         sampling={"max_new_tokens": 12},
-        learner={"learning_rate": 1e-4, "warmup_steps": 0},
-        cluster={"backend": "local"},
+        learner={"learning_rate": 1e-4, "warmup_steps": 0, "ranks": ranks},
+        generator={"engine": "transformers"},
+        cluster={"backend": "local" if ranks == 1 else "ray"},
         steps=steps,
         run_dir=folder,
         tensorboard=False,
@@ -78,6 +81,12 @@ def poison(steps: range) -> MakeRows:
 def logged(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "ledger/issued" in line]
+
+
+def assert_as_logged(report: LearnerReport, line: dict[str, float]) -> None:
+    """Bit for bit."""
+    for name in ("learner/grad_norm", "learner/loss", "learner/mismatch_kl", "learner/entropy"):
+        assert report.metrics()[name] == line[name], name
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +135,7 @@ def test_a_replay_stands_where_the_run_stood(
         (rolled_back / "step-000008").rename(rolled_back / "checkpoints" / "step-000008")
     line = logged(rolled_back)[-1]
     assert (made.version, made.report.version) == (4, 5)
-    for name in ("learner/grad_norm", "learner/loss", "learner/mismatch_kl", "learner/entropy"):
-        assert made.report.metrics()[name] == line[name], name
+    assert_as_logged(made.report, line)
     capsys.readouterr()
     show(made)
     printed = capsys.readouterr().out
@@ -144,6 +152,25 @@ def test_a_replay_may_take_other_settings_and_leave_out_what_lies_between(
     assert made.report.learning_rate == 1e-9
     with pytest.raises(RunFolderError, match=r"no rollouts of step 12: its steps are 1 to 9"):
         replay(rolled_back, 12, [], exact=True)
+
+
+def test_two_ranks_go_back_together_and_a_replay_on_two_stands_where_they_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actors under Ray, which sum gradients by gloo, with one thread each in the run and in its replay."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    folder = tmp_path / "run"
+    monkeypatch.setattr(training, "rows_from", poison(range(2, 7)))
+    run(folder, 7, ranks=2, checkpoint={"every_steps": 1})
+    steps = logged(folder)
+    assert [line["policy/version"] for line in steps] == [1, 1, 1, 1, 1, 2, 3]
+    assert [line["learner/updates"] for line in steps] == [1, 0, 0, 0, 0, 0, 1]
+
+    monkeypatch.setattr(replay_module, "rows_from", poison(range(1, 6)))
+    made = replay(folder, 7, [], exact=True)
+    assert (made.version, made.report.version, made.report.skipped) == (2, 3, ())
+    assert_as_logged(made.report, steps[-1])
 
 
 def test_without_a_checkpoint_there_is_no_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

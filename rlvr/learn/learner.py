@@ -108,7 +108,7 @@ class Learner:
         gradient. The version grows by one unless all were left out.
         """
         experts = self.model.experts
-        batch = _Batch(started=time.perf_counter(), load=ExpertLoad(experts.shape[0], experts.experts))
+        batch = _Batch(time.perf_counter(), ExpertLoad(experts.shape[0], experts.experts), self.guard.limit)
         kept = [row for row in rows if not (self.algorithm.drop_truncated and row.truncated)]
         shares = split_by_group(kept, self.config.learner.updates_per_step)
         proximal = self._proximal_logprobs([rl_rows(share) for share in shares])
@@ -201,6 +201,7 @@ class Learner:
             version=self.version,
             loss=sums.loss,
             grad_norm=max(filter(math.isfinite, batch.norms), default=0.0),
+            grad_norm_limit=batch.norm_limit,
             learning_rate=batch.rate,
             entropy=sums.entropy / max(sums.tokens, 1),
             mismatch_kl=rl.k3 / usable,
@@ -310,6 +311,7 @@ class _Batch:
 
     started: float
     load: ExpertLoad
+    norm_limit: float = math.inf
     sums: ObjectiveSums = field(default_factory=ObjectiveSums)
     norms: list[float] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -20,15 +20,17 @@ class LearnerReport:
     same of KL(learner || reference); None without a reference), `mean_ratio` (learner / sampler),
     `ratio_above_10_share`, `ess`, the effective sample size as a share of them, and `shares`, by fate, but for
     TRUNCATED, which is of rows. `token_fates` has a `TokenFate` for each sampled token of a row. `grad_norm` is the
-    largest finite one over the batch's updates, those left out included, before scaling down. `skipped` says why
-    updates were left out, and `skipped_in_a_row` of how many batches now all were. `max_logit` is the largest
-    attention logit of any head (a bound, unless it is over the limit), and `clipped_heads` how many were scaled down;
-    None where neither is watched. `expert_load` has the metrics of `rlvr.learn.experts`.
+    largest finite one over the batch's updates, those left out included, before scaling down; `grad_norm_limit` is what
+    the guard held the first against, infinity while there is nothing to compare with. `skipped` says why updates were
+    left out, and `skipped_in_a_row` of how many batches now all were. `max_logit` is the largest attention logit of any
+    head (a bound, unless it is over the limit), and `clipped_heads` how many were scaled down; None where neither is
+    watched. `expert_load` has the metrics of `rlvr.learn.experts`.
     """
 
     version: int
     loss: float
     grad_norm: float
+    grad_norm_limit: float
     learning_rate: float
     entropy: float
     mismatch_kl: float

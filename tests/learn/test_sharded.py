@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,11 @@ from rlvr.learn.learner import Learner, _Batch
 from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.model import whole
 from rlvr.learn.sharded import ShardedRanks
-from rlvr.types import Row
+from rlvr.types import Row, TokenFate
 from rlvr.weight_transport import checksum, read_weights
 from rlvr.weights import WeightUpdate
 
-from .conftest import make_rows
+from .conftest import make_rows, rl_of
 from .group import run_group
 
 MakeConfig = Callable[..., Config]
@@ -144,6 +145,49 @@ def test_ranks_without_rows_take_part(config: MakeConfig, rows: int) -> None:
     alone = train(settings, batches)
     for rank in run_group(4, train, settings, batches):
         assert_same(rank, alone)
+
+
+# ---------------------------------------------------------------------- what is left out
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What a rank saw of batches of which one is `spoiled`; the policy before it, after it, and at the end."""
+
+    reports: list[LearnerReport]
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    last: dict[str, Tensor]
+
+
+def train_past(config: Config, batches: list[list[Row]], spoiled: int) -> Guarded:
+    learner = started(config)
+    reports = [learner.train(batch) for batch in batches[:spoiled]]
+    before = policy(learner)
+    reports.append(learner.train(batches[spoiled]))
+    after = policy(learner)
+    reports += [learner.train(batch) for batch in batches[spoiled + 1 :]]
+    return Guarded(reports, before, after, policy(learner))
+
+
+@pytest.mark.parametrize(("advantage", "says"), [(math.nan, "norm is nan"), (1e6, "of late it was")])
+def test_all_ranks_leave_out_the_gradient_that_one_of_them_spoils(
+    config: MakeConfig, advantage: float, says: str
+) -> None:
+    settings = config(algorithm="opo", learner={"learning_rate": 1e-4, "max_grad_norm": 1e-3})
+    batches = [make_rows(seed) for seed in range(23)]
+    spoiled = 21  # 20 updates are made before a spike is one
+    rl_of(batches[spoiled][0]).advantages = [advantage] * len(batches[spoiled][0])
+    alone = train_past(settings, batches, spoiled)
+    for rank in run_group(2, train_past, settings, batches, spoiled):
+        assert [report.version for report in rank.reports] == [*range(1, 22), 21, 22]
+        assert [bool(report.skipped) for report in rank.reports] == [step == spoiled for step in range(23)]
+        report = rank.reports[spoiled]
+        assert says in report.skipped[0]
+        assert {fate for fates in report.token_fates.values() for fate in fates} == {TokenFate.SKIPPED}
+        assert all(torch.equal(rank.after[name], tensor) for name, tensor in rank.before.items())
+        assert report.grad_norm_limit == pytest.approx(alone.reports[spoiled].grad_norm_limit, rel=1e-4)
+        assert (flat(rank.last) - flat(alone.last)).abs().max() <= 2e-5
 
 
 # ---------------------------------------------------------------------- what leaves them
