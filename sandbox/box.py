@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 from rlvr.sandbox.isolation import HOME, USER
@@ -17,6 +17,8 @@ from rlvr.sandbox.syscalls import Machine, call
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
 _MOUNT_NOSUID_NODEV = 2 | 4
 _INODES_PER_MIB, _FEWEST_INODES = 256, 1024
+_LONGEST_PATH = 1024  # of a folder on the machine's disk: each look at it takes time by its length
+_BYTES_PER_INODE = (1 << 20) // _INODES_PER_MIB
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_SURPRISE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -62,21 +64,40 @@ class HostFolder:
         self.remove()
 
     def remove(self) -> None:
-        """Programs may have left folders that cannot be entered: those are opened up on the way down."""
-        for folder, below, _ in os.walk(self.path):
-            for name in below:
-                path = Path(folder, name)
-                if not path.is_symlink():
-                    path.chmod(0o700)
+        """Its folders are moved to its top, opened up and emptied there: however deep they lay, no path is long."""
+        name = f"{self.path}/{os.urandom(8).hex()}-"
+        moved = itertools.count()
+        with contextlib.suppress(OSError):
+            while folders := [entry.path for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False)]:
+                for folder in folders:
+                    os.chmod(folder, 0o700)  # noqa: PTH101 - as below: paths by the thousand
+                    for entry in os.scandir(folder):
+                        if entry.is_dir(follow_symlinks=False):
+                            os.chmod(entry.path, 0o700)  # noqa: PTH101
+                            os.rename(entry.path, f"{name}{next(moved)}")  # noqa: PTH104
+                        else:
+                            os.unlink(entry.path)  # noqa: PTH108
+                    os.rmdir(folder)  # noqa: PTH106
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def bytes_used(self) -> int:
-        total = 0
-        for _, _, files, descriptor in os.fwalk(self.path, onerror=None):
-            for name in files:
-                with contextlib.suppress(OSError):
-                    total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-        return total
+    def holds_more_than(self, limit: int) -> bool:
+        """In bytes; no file counts less than one does in a private mount. Also where it cannot be looked into."""
+        total, folders = 0, [self.path]
+        while folders and total <= limit:
+            folder = folders.pop()
+            if len(folder) > _LONGEST_PATH:
+                return True
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        total += max(entry.stat(follow_symlinks=False).st_blocks * 512, _BYTES_PER_INODE)
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            except OSError:  # a folder that is shut
+                return True
+        return total > limit
 
 
 def write_files(folder: int, files: tuple[tuple[str, int], ...], contents: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rlvr.sandbox.effects import AnyDone, Doing, Steps
 from rlvr.sandbox.headers import Headers
@@ -32,33 +33,47 @@ class Calls:
         self._servers = servers
         self._store = store
         self._headers = headers
+        self._sound: set[str] = set()  # languages whose compiler has compiled something
 
     def run(self, program: Program, stdin: bytes, limits: Limits, collect: tuple[str, ...]) -> Steps[Result]:
         language = yield from self._checked(program, limits, collect)
         compiled = yield from self._compiled(program, language)
         if isinstance(compiled, Result):
             return compiled
-        return (yield from self._run_once(run_plan(program, language, compiled, limits, collect, keep=False), stdin))
+        plan = run_plan(program, language, compiled.descriptor, limits, collect, keep=False)
+        result = yield from self._run_once(plan, stdin)
+        return replace(result, compile_s=compiled.took_s)
 
     def run_tests(
-        self, program: Program, stdins: Sequence[bytes], limits: Limits, until: Until | None
+        self,
+        program: Program,
+        stdins: Sequence[bytes],
+        limits: Limits,
+        until: Until | None,
+        together_s: float | None,
     ) -> Steps[list[Result]]:
         language = yield from self._checked(program, limits, ())
         if not stdins:
             return []
-        compiled = yield from self._compiled(program, language)
+        compiled = yield from self._compiled(program, language, together_s)
         if isinstance(compiled, Result):
             return self._the_same_for_all(compiled, stdins, until)
         results: list[Result] = []
+        compile_s = compiled.took_s
+        left_s = math.inf if together_s is None else together_s - compile_s
         with contextlib.ExitStack() as stack:
-            plan = run_plan(program, language, compiled, limits, (), keep=True)
+            plan = run_plan(program, language, compiled.descriptor, limits, (), keep=True)
             stack.callback(plan.close)
             (slot,) = yield self._pool.take(1)
             stack.enter_context(self._lease((slot,)))
             talk = _Talk(slot, plan)
             for stdin in stdins:
-                result = yield from self._attempts(talk, stdin)
-                results.append(result)
+                if left_s <= 0:
+                    break
+                result = yield from self._attempts(talk, stdin, min(limits.wall_s, left_s))
+                left_s -= result.wall_s
+                results.append(replace(result, compile_s=compile_s))
+                compile_s = 0.0
                 if until is not None and until(result):
                     break
             talk.end()
@@ -75,7 +90,7 @@ class Calls:
                 if isinstance(compiled, Result):
                     plans.append(compiled)
                     continue
-                plan = run_plan(program, language, compiled, limits, (), keep=False)
+                plan = run_plan(program, language, compiled.descriptor, limits, (), keep=False)
                 plan.job = replace(plan.job, has_link=True)
                 stack.callback(plan.close)
                 plans.append(plan)
@@ -100,24 +115,41 @@ class Calls:
             stack.callback(plan.close)
             (slot,) = yield self._pool.take(1)
             stack.enter_context(self._lease((slot,)))
-            return (yield from self._attempts(_Talk(slot, plan), stdin))
+            return (yield from self._attempts(_Talk(slot, plan), stdin, plan.job.wall_s))
 
-    def _compiled(self, program: Program, language: Language) -> Steps[int | Result | None]:
-        """What the compiler makes of it, as a descriptor; the Result if it makes nothing; None if there is none."""
+    def _compiled(self, program: Program, language: Language, most_s: float | None = None) -> Steps[_Compiled | Result]:
+        """What the compiler makes of it in at most so many seconds; the Result if it makes nothing."""
         if not language.compiler:
-            return None
+            return _Compiled(None)
         kept = self._store.get(program)
         if kept is not None:
-            return kept
+            return _Compiled(kept)
         header = yield from self._header(program, language)
-        result = yield from self._run_once(compile_plan(program, language, header), b"")
+        result = yield from self._run_once(compile_plan(program, language, header, most_s), b"")
         if result.status is Status.SANDBOX_ERROR:
             return result
         if result.status is not Status.OK or language.artifact not in result.files:
+            broken = yield from self._broken_compiler(language)
+            if broken is not None:
+                return broken
             detail = result.detail or f"the compiler ended with {result.status}"
             return replace(result, status=Status.COMPILE_ERROR, detail=detail, files={})
+        self._sound.add(language.name)
         self._store.put(program, result.files[language.artifact])
-        return sealed(result.files[language.artifact])
+        return _Compiled(sealed(result.files[language.artifact]), result.wall_s)
+
+    def _broken_compiler(self, language: Language) -> Steps[Result | None]:
+        """A failure of ours, where the compiler refuses what it should not: an installation that lacks a part of it."""
+        if language.name in self._sound:
+            return None
+        sample = Program(language.sample, language.name)
+        result = yield from self._run_once(compile_plan(sample, language, None), b"")
+        if result.status is Status.OK:
+            self._sound.add(language.name)
+            return None
+        words = result.stderr.decode("utf-8", "replace").strip() or result.detail
+        detail = f"the compiler of {language.name} does not compile {language.sample!r}: {words[-500:]}"
+        return replace(result, status=Status.SANDBOX_ERROR, detail=detail, files={})
 
     def _header(self, program: Program, language: Language) -> Steps[int | None]:
         """The language's compiled header, for programs that begin with it."""
@@ -136,14 +168,14 @@ class Calls:
                 self._headers.give_up(language)
         return self._headers.get(language)
 
-    def _attempts(self, talk: _Talk, stdin: bytes) -> Steps[Result]:
-        """Run one program, on a second server if the first one dies."""
+    def _attempts(self, talk: _Talk, stdin: bytes, wall_s: float) -> Steps[Result]:
+        """Run one program for `wall_s` at most, on a second server if the first one dies."""
         failure = ""
         for _ in range(_ATTEMPTS):
             try:
                 server = yield from self._server(talk.slot)
                 with _descriptor(stdin) as stdin_descriptor:
-                    exchange = talk.exchange(server, stdin_descriptor)
+                    exchange = talk.exchange(server, stdin_descriptor, wall_s)
                     yield AnyDone([exchange])
                 return self._result(exchange)
             except (ServerDied, ServerRefused) as error:
@@ -239,6 +271,14 @@ class Calls:
         return results
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A compiled program, open, and how long its compiler took just now; None where the language has no compiler."""
+
+    descriptor: int | None
+    took_s: float = 0.0
+
+
 class _Talk:
     """With one slot's server about one job: the whole job to a server that does not have it, else the next stdin."""
 
@@ -247,12 +287,14 @@ class _Talk:
         self._plan = plan
         self._told: Server | None = None
 
-    def exchange(self, server: Server, stdin: int) -> Exchange:
-        deadline_s = self._plan.job.limits.wall_s + _GRACE_S
+    def exchange(self, server: Server, stdin: int, wall_s: float) -> Exchange:
+        deadline_s = wall_s + _GRACE_S
         if server is self._told:
-            return Exchange(server, pack(Order(start=True)), [stdin], deadline_s)
+            return Exchange(server, pack(Order(start=True, wall_s=wall_s)), [stdin], deadline_s)
         self._told = server
-        return Exchange(server, pack(self._plan.job), [stdin, *self._plan.descriptors], deadline_s)
+        return Exchange(
+            server, pack(replace(self._plan.job, wall_s=wall_s)), [stdin, *self._plan.descriptors], deadline_s
+        )
 
     def end(self) -> None:
         if self._told is not None and self.slot.server is self._told:

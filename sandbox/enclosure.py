@@ -137,7 +137,7 @@ class OpenEnclosure:
             run_steps(compile_steps(self._machine, isolation.change_uid_keep_search(uid)))
         self._has_own_uid = uid is not None and os.getuid() == uid
         self._drop_rights = os.getuid() == 0
-        self._filter = build_filter(self._machine, signals=landlock.confines_signals(self._abi))
+        self._filter = build_filter(self._machine, namespaces=False, signals=landlock.confines_signals(self._abi))
         self._granted = _grants(
             dict.fromkeys((root.folders | root.files).values(), landlock.READ)
             | dict.fromkeys(root.devices.values(), landlock.DEVICES)

@@ -57,6 +57,7 @@ _SECUREBITS_LOCKED = 0xEF  # root gets no capabilities, none are kept over setui
 _CAPABILITY_VERSION = 0x20080522
 _LAST = 0xFFFFFFFF  # the highest descriptor
 _OPEN_FILES = 256
+_PENDING = 1024
 
 _NEW_ROOT = b"/sys"  # where the new root is put together: a folder that every machine has, and no program needs
 
@@ -239,9 +240,12 @@ def start_program(limits: Limits, *, processes: int, inherited_bytes: int) -> It
 
 def fixed_limits() -> Iterator[Step]:
     yield _limit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES), "bounds the memory in pipes and sockets too")
-    yield _limit(resource.RLIMIT_CORE, (0, 0), "no core file")
+    yield _limit(resource.RLIMIT_CORE, (1, 1), "no core file; for 0, the machine's own collector would be started")
     yield _limit(resource.RLIMIT_MEMLOCK, (0, 0), "no memory that cannot be swapped")
     yield _limit(resource.RLIMIT_MSGQUEUE, (0, 0), "no message queues: kernel memory")
+    yield _limit(resource.RLIMIT_SIGPENDING, (_PENDING, _PENDING), "signals that wait, and timers: kernel memory")
+    yield _limit(resource.RLIMIT_RTPRIO, (0, 0), "no priority over the server")
+    yield _limit(resource.RLIMIT_NICE, (0, 0), "none")
     yield _limit(resource.RLIMIT_STACK, (8 << 20, -1), "as Linux has it; a program may ask for more")
     yield Step("setsid", (), "a session of its own: no terminal, and signals to its group stay in the job")
 

@@ -63,7 +63,8 @@ class Result:
     """What a run left. `exit_code` is None when a signal ended it, and `signal` when none did.
 
     `files` are those that the caller asked to collect and that were there. `detail` says in a sentence what
-    went wrong, where `status` alone does not.
+    went wrong, where `status` alone does not. `compile_s` is what its compiler took just before, 0 where the program
+    was compiled earlier.
     """
 
     status: Status
@@ -72,6 +73,7 @@ class Result:
     exit_code: int | None = None
     signal: int | None = None
     wall_s: float = 0.0
+    compile_s: float = 0.0
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
     tier: Tier = Tier.FULL

@@ -50,6 +50,7 @@ class Language:
     home: tuple[str, ...] = ()  # arguments with which its tool says where it is installed, if `bin/..` is not that
     linkers: tuple[tuple[str, str], ...] = ()  # (tool, word for the compiler): the first that is installed is used
     header: Header | None = None
+    sample: str = ""  # a program that every compiler of it compiles, if it is not broken itself
     compile_limits: Limits = COMPILE_LIMITS
 
     def tool_names(self) -> list[str]:
@@ -79,6 +80,7 @@ class Language:
 
 
 _LINKERS = (("ld.mold", "-fuse-ld=mold"), ("ld.lld", "-fuse-ld=lld"), ("ld.gold", "-fuse-ld=gold"))
+_C_SAMPLE = "int main() { return 0; }"
 _CPP = ("g++", "-O2", "-std=gnu++17", "-pipe")
 # A JVM lives for a fraction of a second here: the quick compiler alone, and a collector without threads.
 _JVM = ("-Xshare:auto", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
@@ -94,6 +96,7 @@ LANGUAGES = {
             compiler=("gcc", "-O2", "-std=gnu17", "-pipe", "-o", "main", "main.c", "-lm"),
             artifact="main",
             linkers=_LINKERS,
+            sample=_C_SAMPLE,
         ),
         Language(
             "cpp",
@@ -103,6 +106,7 @@ LANGUAGES = {
             artifact="main",
             linkers=_LINKERS,
             header=Header("bits/stdc++.h", (*_CPP, "-x", "c++-header", "-o", "header.gch"), "header.gch"),
+            sample=_C_SAMPLE,
         ),
         Language("bash", "main.sh", Start.COMMAND, command=("bash", "main.sh")),
         Language(
@@ -120,6 +124,7 @@ LANGUAGES = {
             artifact="main",
             tools=("cc",),
             home=("--print", "sysroot"),
+            sample="fn main() {}",
         ),
         Language(
             "go",
@@ -129,6 +134,7 @@ LANGUAGES = {
             artifact="main",
             home=("env", "GOROOT"),
             environment=("GOTOOLCHAIN=local", "GO111MODULE=off"),
+            sample="package main\n\nfunc main() {}\n",
         ),
         Language(
             "java",
@@ -138,6 +144,7 @@ LANGUAGES = {
             compiler=("bash", "-c", "javac -d classes Main.java && jar -c -f main.jar -0 -C classes ."),
             artifact="main.jar",
             tools=("javac", "jar"),
+            sample="class Main { public static void main(String[] arguments) {} }",
         ),
     )
 }

@@ -54,10 +54,12 @@ def check_installed(language: Language, tier: Tier) -> None:
         raise ValueError(f"{language.name} programs cannot be run here: {reason}")
 
 
-def compile_plan(program: Program, language: Language, header: int | None) -> Plan:
+def compile_plan(program: Program, language: Language, header: int | None, most_s: float | None = None) -> Plan:
     """`header` is the language's compiled one, for programs that include it, and is the plan's to close."""
     files = {language.source: source_bytes(program), **program.files}
     command, limits = (*language.compiler, *language.linker()), language.compile_limits
+    if most_s is not None:
+        limits = replace(limits, wall_s=min(limits.wall_s, most_s))
     job = _command_job(language, command, limits, files, collect=(language.artifact,), keep=False)
     archive = sealed(*files.values())
     if header is None or language.header is None:
@@ -145,4 +147,5 @@ def _job(
         has_program=has_program,
         has_link=False,
         keep=keep,
+        wall_s=limits.wall_s,
     )

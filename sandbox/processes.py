@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/[pid]/stat after the name, counted from 0: see proc_pid_stat(5).
-_CPU_TICKS = slice(11, 15)  # own in user and kernel mode, and of children that ended
+_OWN_TICKS, _ENDED_TICKS = slice(11, 13), slice(13, 15)  # of CPU time; of children that ended and were waited for
 _THREADS = 17
+_OF_MAPPINGS = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
+_OF_PROCESS = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
+_PAGE_TABLES = (b"VmPTE:",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,31 +26,66 @@ class Usage:
 
     memory_bytes: int = 0
     processes: int = 0  # threads too
-    cpu_s: float = 0.0  # without what orphans used that have ended
+    cpu_s: float = 0.0
+    descriptors: int = 0  # open in each; 0 before Linux 6.2, which does not tell
 
 
-def usage_beneath(pid: int) -> Usage:
-    """What the descendants of `pid` use."""
-    found = list(descendants(pid))
-    memory, processes, ticks = 0, 0, 0
-    for descendant in found:
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            stat = Path(f"/proc/{descendant}/stat").read_bytes()
-            fields = stat[stat.rindex(b")") + 2 :].split()
-            memory += memory_of(descendant, alone=len(found) == 1)
-            processes += int(fields[_THREADS])
-            ticks += sum(map(int, fields[_CPU_TICKS]))
-    return Usage(memory, processes, ticks / _TICKS_PER_S)
+class Meter:
+    """Measures what the descendants of `pid` use, from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ended_before = _ticks(_fields(pid), _ENDED_TICKS)
+        self._own_ticks: dict[int, int] = {}  # of every process that was ever seen
+
+    def usage(self, until: float = math.inf) -> Usage:
+        """Now. What could not be looked at before the monotonic time `until` is left out."""
+        found = list(descendants(self._pid))
+        memory, processes, descriptors = 0, 0, 0
+        ticks = _ticks(_fields(self._pid), _ENDED_TICKS) - self._ended_before  # of orphans, which `pid` waited for
+        for descendant in found:
+            if time.monotonic() > until:
+                break
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                fields = _fields(descendant)
+                self._own_ticks[descendant] = _ticks(fields, _OWN_TICKS)
+                ticks += self._own_ticks[descendant] + _ticks(fields, _ENDED_TICKS)
+                processes += int(fields[_THREADS])
+                memory += memory_of(descendant, alone=len(found) == 1)
+                descriptors += Path(f"/proc/{descendant}/fd").stat().st_size
+        # Nobody waits for the children of a process that ignores their end: they are in the other sum alone.
+        cpu_s = max(ticks, sum(self._own_ticks.values())) / _TICKS_PER_S
+        return Usage(memory, processes, cpu_s, descriptors)
 
 
 def memory_of(pid: int, *, alone: bool = True) -> int:
     """What a process holds in memory, without files that it has mapped: programs and libraries are the machine's.
 
-    If it is not alone, of each page that it shares with others it counts its share.
+    If it is not alone, of each page that it shares with others it counts its share; all of them, where it has shut
+    itself to such looks (PR_SET_DUMPABLE). Page tables count: memory that is only read costs nothing else.
     """
-    file, names = ("status", (b"RssAnon:", b"RssShmem:")) if alone else ("smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:"))
+    if alone:
+        return _kilobytes(pid, "status", _OF_PROCESS + _PAGE_TABLES)
+    try:
+        held = _kilobytes(pid, "smaps_rollup", _OF_MAPPINGS)
+    except PermissionError:
+        held = _kilobytes(pid, "status", _OF_PROCESS)
+    return held + _kilobytes(pid, "status", _PAGE_TABLES)
+
+
+def _kilobytes(pid: int, file: str, names: tuple[bytes, ...]) -> int:
+    """The sum of these lines, in bytes. Raises OSError."""
     lines = Path(f"/proc/{pid}/{file}").read_bytes().splitlines()
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))
+
+
+def _fields(pid: int) -> list[bytes]:
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return stat[stat.rindex(b")") + 2 :].split()
+
+
+def _ticks(fields: list[bytes], which: slice) -> int:
+    return sum(map(int, fields[which]))
 
 
 def inherited_bytes() -> int:
@@ -64,9 +104,11 @@ def count_of_uid(uid: int) -> int:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    for child in _children(pid):
-        yield child
-        yield from descendants(child)
+    parents = [pid]
+    while parents:
+        children = _children(parents.pop())
+        yield from children
+        parents += children
 
 
 def kill_descendants(pid: int) -> None:

@@ -21,7 +21,9 @@ SYSTEM = (
     "/gnu/store",
 )
 _JAVA_SETTINGS = "java-*-openjdk"  # a JVM of Debian's links its settings to /etc
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+# Name, and the machine's. Memory that is mapped from the real `zero` and shared is seen by no limit; `full` reads the
+# same and cannot be mapped.
+_DEVICES = {"null": "null", "zero": "full", "full": "full", "random": "random", "urandom": "urandom"}
 _LINKS = {
     "/dev/fd": "/proc/self/fd",
     "/dev/stdin": "/proc/self/fd/0",
@@ -58,9 +60,9 @@ def plan_root(readable: Iterable[str], packages: Iterable[tuple[str, str]] = ())
     root.folders.update({seen: folder for seen, folder in packages if seen != folder})
     for path in sorted(set(wanted), key=lambda path: (path.is_symlink(), path)):  # links lead into folders
         _add(root, path)
-    for name in _DEVICES:
-        if Path("/dev", name).exists():
-            root.devices[f"/dev/{name}"] = f"/dev/{name}"
+    for name, host_name in _DEVICES.items():
+        if Path("/dev", host_name).exists():
+            root.devices[f"/dev/{name}"] = f"/dev/{host_name}"
     return root
 
 

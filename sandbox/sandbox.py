@@ -90,12 +90,14 @@ class Sandbox:
         *,
         limits: Limits = Limits(),  # noqa: B008
         until: Until | None = None,
+        together_s: float | None = None,
     ) -> list[Result]:
         """Run one program once for each stdin, in one sandbox; `limits` hold for each. Results are in order.
 
-        `until` is called with each result as it comes; when it returns True the rest are not run.
+        `until` is called with each result as it comes; when it returns True the rest are not run. `together_s` is
+        wall time for all of them and their compiler: a run has what is left of it, and where none is, is left out.
         """
-        return drive(self._calls.run_tests(program, stdins, limits, until))
+        return drive(self._calls.run_tests(program, stdins, limits, until, together_s))
 
     async def run_tests_async(
         self,
@@ -104,8 +106,9 @@ class Sandbox:
         *,
         limits: Limits = Limits(),  # noqa: B008
         until: Until | None = None,
+        together_s: float | None = None,
     ) -> list[Result]:
-        return await drive_async(self._calls.run_tests(program, stdins, limits, until))
+        return await drive_async(self._calls.run_tests(program, stdins, limits, until, together_s))
 
     def run_together(
         self,

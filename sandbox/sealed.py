@@ -6,6 +6,7 @@ import fcntl
 import os
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEAL_EXEC = 0x20  # linux/fcntl.h, from Linux 6.3 on: who may execute it cannot be changed either
 
 
 def sealed(*pieces: bytes | memoryview) -> int:
@@ -17,7 +18,10 @@ def sealed(*pieces: bytes | memoryview) -> int:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
         os.lseek(descriptor, 0, os.SEEK_SET)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS | _SEAL_EXEC)
+        except OSError:  # EINVAL: an older kernel
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(descriptor)
         raise

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rlvr.sandbox.syscalls import LAST_KNOWN, Machine
@@ -25,10 +25,12 @@ _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _KILL_PROCESS = 0x80000000
 _LOAD, _JUMP, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
+_AND = 0x54
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGS_OFFSET = 0, 4, 16  # in struct seccomp_data
 
 _EPERM = _ERRNO | errno.EPERM
 _ENOSYS = _ERRNO | errno.ENOSYS
+_ENOMEM = _ERRNO | errno.ENOMEM
 
 DENIED = {
     "mounts": (
@@ -54,10 +56,17 @@ DENIED = {
     "sockets of any family, abstract ones too; a pair is allowed": "socket",
 }
 
+# Where the machine's files and processes are in sight, what Landlock does not confine.
+DENIED_IN_SIGHT = (
+    "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr "
+    "lremovexattr fremovexattr removexattrat"
+)
 SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal"
 
 _NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
-_AF_UNIX = 1
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
+_AF_UNIX, _STREAM, _SEQPACKET, _SOCKET_KIND = 1, 1, 5, 0xF
+_SHARED, _ANONYMOUS, _HUGE_PAGES = 0x01, 0x20, 0x40000  # of mmap
 _PERSONALITY_QUERY = 0xFFFFFFFF
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
@@ -76,17 +85,21 @@ class Filter:
         return ctypes.addressof(self.program)
 
 
-def build_filter(machine: Machine, *, signals: bool = True) -> Filter:
-    """The filter for one machine. `signals=False` also refuses to send any, where nothing else confines them."""
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(machine, signals=signals))
+def build_filter(machine: Machine, *, namespaces: bool = True, signals: bool = True) -> Filter:
+    """The filter for one machine.
+
+    Without `namespaces` it also refuses to change the rights of files, and the priority of other processes; without
+    `signals` to send any, where nothing else confines them.
+    """
+    rules = _rules(machine, namespaces=namespaces, signals=signals)
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(machine, rules))
     block = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(block)))
     return Filter(block, program)
 
 
-def instructions(machine: Machine, *, signals: bool) -> list[Instruction]:
+def instructions(machine: Machine, rules: Mapping[int, list[Instruction]]) -> list[Instruction]:
     """Calls of a foreign architecture kill; x32's numbers lie above all known ones, and so do not exist here."""
-    rules = _rules(machine, signals=signals)
     starts: list[tuple[int, list[Instruction]]] = [(0, [_return(_ALLOW)])]
     for number in sorted(rules):
         if starts[-1][0] == number:
@@ -104,15 +117,37 @@ def instructions(machine: Machine, *, signals: bool) -> list[Instruction]:
     ]
 
 
-def _rules(machine: Machine, *, signals: bool) -> dict[int, list[Instruction]]:
+def _rules(machine: Machine, *, namespaces: bool, signals: bool) -> dict[int, list[Instruction]]:
     names = [name for group in DENIED.values() for name in group.split()]
+    names += [] if namespaces else DENIED_IN_SIGHT.split()
     names += [] if signals else SIGNALS.split()
     rules = {machine.numbers[name]: [_return(_EPERM)] for name in names if name in machine.numbers}
     checked: dict[str, Callable[[], list[Instruction]]] = {
         # A library that meets ENOSYS falls back to clone, whose flags this filter can see.
         "clone3": lambda: [_return(_ENOSYS)],
         "clone": lambda: [_argument(0), (_JUMP_ANY_BIT, 0, 1, _NEW_NAMESPACES), _return(_EPERM), _return(_ALLOW)],
-        "socketpair": lambda: [_argument(0), (_JUMP_EQUAL, 1, 0, _AF_UNIX), _return(_EPERM), _return(_ALLOW)],
+        # One of datagrams could be bound to a name, and send to sockets that have one.
+        "socketpair": lambda: [
+            _argument(0),
+            (_JUMP_EQUAL, 0, 4, _AF_UNIX),
+            _argument(1),
+            (_AND, 0, 0, _SOCKET_KIND),
+            (_JUMP_EQUAL, 2, 0, _STREAM),
+            (_JUMP_EQUAL, 1, 0, _SEQPACKET),
+            _return(_EPERM),
+            _return(_ALLOW),
+        ],
+        # Shared memory without a file is held also where it is not mapped any more, and seen by no limit.
+        "mmap": lambda: [
+            _argument(3),
+            (_JUMP_ANY_BIT, 2, 0, _HUGE_PAGES),
+            (_JUMP_ANY_BIT, 0, 2, _SHARED),
+            (_JUMP_ANY_BIT, 0, 1, _ANONYMOUS),
+            _return(_ENOMEM),
+            _return(_ALLOW),
+        ],
+        # Another process's limits: init's, or any of the same user's where there are no namespaces.
+        "prlimit64": lambda: _only(0),
         "personality": lambda: [
             _argument(0),
             (_JUMP_EQUAL, 1, 0, _PERSONALITY_QUERY),
@@ -128,7 +163,20 @@ def _rules(machine: Machine, *, signals: bool) -> dict[int, list[Instruction]]:
             _return(_ALLOW),
         ],
     }
+    if not namespaces:
+        for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
+            checked[name] = lambda: _only(0)
+        checked["setpriority"] = lambda: _only(_PRIO_PROCESS, 0)
+        checked["ioprio_set"] = lambda: _only(_IOPRIO_WHO_PROCESS, 0)
     return rules | {machine.numbers[name]: rule() for name, rule in checked.items()}
+
+
+def _only(*arguments: int) -> list[Instruction]:
+    """Allowed with these first arguments alone. The pid 0 is the caller."""
+    code: list[Instruction] = [_return(_ALLOW)]
+    for index in reversed(range(len(arguments))):
+        code = [_argument(index), (_JUMP_EQUAL, 1, 0, arguments[index]), _return(_EPERM), *code]
+    return code
 
 
 def _return(value: int) -> Instruction:

@@ -82,12 +82,13 @@ class _Server:
             session.close()
 
     def _do(self, session: Session, job: Job, stdin: int) -> PythonProgram | None:
-        program = self._run(session, stdin, last=not job.keep)
+        program = self._run(session, stdin, job.wall_s, last=not job.keep)
         while program is None and job.keep:
             head, descriptors = self._receive()
-            if not Order(**head).start:
+            order = Order(**head)
+            if not order.start:
                 break
-            program = self._run(session, descriptors[0], last=False)
+            program = self._run(session, descriptors[0], order.wall_s, last=False)
         return program
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
@@ -95,9 +96,9 @@ class _Server:
         frame = receive_frame(self._client.connection)
         return frame.head(), frame.descriptors
 
-    def _run(self, session: Session, stdin: int, *, last: bool) -> PythonProgram | None:
+    def _run(self, session: Session, stdin: int, wall_s: float, *, last: bool) -> PythonProgram | None:
         try:
-            ending = session.run(stdin, self._stdout, self._stderr)
+            ending = session.run(stdin, wall_s, self._stdout, self._stderr)
         except TemplateDied as error:
             self._client.connection.sendall(pack(str(error)))
             raise ClientGone from error

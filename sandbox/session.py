@@ -16,7 +16,7 @@ from rlvr.sandbox.enclosure import Enclosure
 from rlvr.sandbox.executor import REPORT_BYTES, Report, ReportKind
 from rlvr.sandbox.isolation import PROGRAM
 from rlvr.sandbox.job import Limits, Status
-from rlvr.sandbox.processes import Usage, usage_beneath
+from rlvr.sandbox.processes import Meter, Usage
 from rlvr.sandbox.python_program import FreshInterpreter, PythonProgram
 from rlvr.sandbox.verdict import Seen, judge, last_words
 from rlvr.sandbox.wire import Ending, Job
@@ -24,6 +24,8 @@ from rlvr.sandbox.wire import Ending, Job
 _WATCH_EVERY_S = 0.02
 _LAST_MOMENT_S = 0.1  # for a program to end by itself after the one that it was joined to has
 _PIPE_READ = 1 << 16
+_SOCKET_BYTES = 208 << 10  # of the kernel's memory, which may wait in one for a reader: net.core.wmem_default
+_FEWEST_DESCRIPTORS = 512
 _STACK_BYTES = 8 << 20  # which the limit on a process's memory does not count, and so must not be counted here
 
 
@@ -134,8 +136,8 @@ class Session:
         self._init = 0
         self._control: socket.socket | None = None
 
-    def run(self, stdin: int, stdout: Capture, stderr: Capture) -> Ending | PythonProgram:
-        """Start one program and see it to its end. Raises SandboxFailure, ClientGone.
+    def run(self, stdin: int, wall_s: float, stdout: Capture, stderr: Capture) -> Ending | PythonProgram:
+        """Start one program and see it to its end, `wall_s` from now at most. Raises SandboxFailure, ClientGone.
 
         In the process that is to be the program, returns that.
         """
@@ -157,8 +159,8 @@ class Session:
             watch = _Watch(
                 self._client, self._job.limits, self._control, self._init, self._box, inherited, pipes, stdout, stderr
             )
-            watch.until_end(started)
-            wall_s = time.monotonic() - started
+            watch.until_end(started, wall_s)
+            took_s = time.monotonic() - started
             report = watch.report
             if watch.stopped is not None:
                 report = self._end_init()
@@ -170,7 +172,7 @@ class Session:
             stderr.take(pipes.stderr)
         if watch.stopped is None and (stdout.overflowed or stderr.overflowed):
             watch.stopped = Status.OUTPUT
-        return self._ending(report, watch, wall_s, stdout, stderr)
+        return self._ending(report, watch, took_s, stdout, stderr)
 
     def results(self) -> Iterator[tuple[str, int, int]]:
         """Name, descriptor and size of each file that is collected. Call when all programs have ended."""
@@ -263,7 +265,7 @@ class _Watch:
         self._client = client
         self._limits = limits
         self._control = control
-        self._init = init
+        self._meter = Meter(init)
         self._box = box
         self._most_memory = limits.memory_bytes + inherited_bytes + _STACK_BYTES
         self._captures = {pipes.stdout: stdout, pipes.stderr: stderr}
@@ -272,7 +274,7 @@ class _Watch:
         self.peak = Usage()
         self.report: Report | None = None
 
-    def until_end(self, started: float) -> None:
+    def until_end(self, started: float, wall_s: float) -> None:
         """Until the program has ended by itself, init has died, or there is a reason to stop the job."""
         poll = select.poll()
         for descriptor in (
@@ -282,14 +284,14 @@ class _Watch:
             self._client.process,
         ):
             poll.register(descriptor, select.POLLIN)
-        deadline, late = started + self._limits.wall_s, Status.TIMEOUT
+        deadline, late = started + wall_s, Status.TIMEOUT
         look = started + _WATCH_EVERY_S
         while self.stopped is None:
             now = time.monotonic()
             if now >= deadline:
-                return self._stop(late, self._late(late))
+                return self._stop(late, self._late(late, wall_s))
             if now >= look:
-                self._look()
+                self._look(deadline)
                 looked = time.monotonic()
                 look = looked + max(_WATCH_EVERY_S, 4 * (looked - now))
                 continue
@@ -311,13 +313,13 @@ class _Watch:
                         deadline, late = now + _LAST_MOMENT_S, Status.KILLED
         return None
 
-    def _late(self, status: Status) -> str:
+    def _late(self, status: Status, wall_s: float) -> str:
         if status is Status.TIMEOUT:
-            return f"it ran for longer than {self._limits.wall_s:g} s"
+            return f"it ran for longer than {wall_s:.3g} s"
         return "the program that it was joined to had ended"
 
-    def _look(self) -> None:
-        limits, usage = self._limits, usage_beneath(self._init)
+    def _look(self, deadline: float) -> None:
+        limits, usage = self._limits, self._meter.usage(deadline)
         self.peak = Usage(
             max(self.peak.memory_bytes, usage.memory_bytes),
             max(self.peak.processes, usage.processes),
@@ -325,11 +327,13 @@ class _Watch:
         )
         if usage.memory_bytes > self._most_memory:
             self._stop(Status.MEMORY, f"its processes held more than {limits.memory_bytes} bytes")
+        elif usage.descriptors > max(_FEWEST_DESCRIPTORS, limits.memory_bytes // _SOCKET_BYTES):
+            self._stop(Status.MEMORY, f"{usage.descriptors} open files: sockets and pipes hold the kernel's memory")
         elif usage.cpu_s > limits.cpu_s:
             self._stop(Status.CPU, f"its processes used more than {limits.cpu_s:g} s of CPU time")
         elif usage.processes > limits.processes:
             self._stop(Status.PROCESSES, f"{usage.processes} processes and threads, more than {limits.processes}")
-        elif isinstance(self._box, HostFolder) and self._box.bytes_used() > limits.disk_bytes:
+        elif isinstance(self._box, HostFolder) and self._box.holds_more_than(limits.disk_bytes):
             self._stop(Status.DISK, f"its folder held more than {limits.disk_bytes} bytes")
 
     def _stop(self, status: Status, detail: str) -> None:

@@ -49,6 +49,7 @@ class Job:
     has_program: bool
     has_link: bool
     keep: bool  # whether more programs will be started in the same sandbox
+    wall_s: float  # for the first program
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Order:
     """What follows a kept job: the next program (its stdin comes along), or the end of it."""
 
     start: bool
+    wall_s: float = 0.0  # for that program
 
 
 @dataclass(frozen=True, slots=True)
