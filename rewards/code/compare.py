@@ -12,8 +12,9 @@ from typing import Any
 
 from rlvr.workers import WorkerPool
 
-_CUSTOM_DEADLINE_S = 2.0
+CUSTOM_DEADLINE_S = 2.0  # for a comparison of the user's
 _LONGEST_NUMBER = 400  # characters of a word that is read as a number
+_LARGE = 10**4000  # an integer that Python may refuse to write in decimal digits
 
 
 class Rule(StrEnum):
@@ -39,13 +40,11 @@ class Comparison:
     tolerance: float = 1e-6
     custom: Custom | None = None
 
-    async def holds(self, got: Any, expected: Any, given: Any, pool: WorkerPool) -> bool:
-        """Whether a program that was given `given` gave what was expected. Raises what the pool raises."""
+    async def holds(self, got: str, expected: str, given: str, pool: WorkerPool) -> bool:
+        """Whether a program that read `given` wrote what was expected. Raises what the pool raises."""
         if self.custom is not None:
-            return bool(await pool.run(self.custom, got, expected, given, deadline_s=_CUSTOM_DEADLINE_S))
-        if isinstance(got, str) and isinstance(expected, str) and isinstance(given, str):
-            return same_text(got, expected, self)
-        return same_value(got, expected, self)
+            return bool(await pool.run(self.custom, got, expected, given, deadline_s=CUSTOM_DEADLINE_S))
+        return same_text(got, expected, self)
 
 
 def same_text(got: str, expected: str, how: Comparison) -> bool:
@@ -55,7 +54,7 @@ def same_text(got: str, expected: str, how: Comparison) -> bool:
     mine, theirs = _lines(got), _lines(expected)
     match how.rule:
         case Rule.UNORDERED:
-            return sorted(mine) == sorted(theirs)
+            return len(mine) == len(theirs) and sorted(mine) == sorted(theirs)
         case Rule.NUMERIC:
             return len(mine) == len(theirs) and all(
                 len(a) == len(b) and all(_same_word(x, y, how.tolerance) for x, y in zip(a, b, strict=True))
@@ -100,6 +99,8 @@ def _number(word: str) -> float | None:
 def _near(got: float, expected: float, tolerance: float) -> bool:
     if math.isnan(expected) or math.isnan(got):
         return math.isnan(expected) and math.isnan(got)
+    if math.isinf(expected):  # from which every number is infinitely far, also relatively
+        return got == expected
     return got == expected or abs(got - expected) <= tolerance * max(1.0, abs(expected))
 
 
@@ -142,6 +143,8 @@ def _plain(value: Any) -> Any:
 def _key(key: Any) -> Any:
     if isinstance(key, bool) or key is None:
         return {True: "true", False: "false", None: "null"}[key]
+    if isinstance(key, int) and abs(key) >= _LARGE:
+        return hex(key)
     return str(key) if isinstance(key, (int, float)) else key
 
 
@@ -158,6 +161,6 @@ def _canonical(value: Any) -> Any:
         return [_canonical(item) for item in value]
     if isinstance(value, dict):
         return sorted((repr(_canonical(key)), repr(_canonical(item))) for key, item in value.items())
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        return int(value)
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return ("int", hex(int(value)))
     return value

@@ -124,7 +124,7 @@ def _sandbox(process_id: int, packages: tuple[str, ...]) -> Sandbox:
 
 @cache
 def _comparing(process_id: int) -> WorkerPool:
-    return WorkerPool(size=1)
+    return WorkerPool(size=2, preload=("rlvr.rewards.code.call_results",))
 
 
 def _comparison(compare: str | Custom, tolerance: float) -> Comparison:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 import marshal
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rlvr.rewards.code.answer_program import ANSWER, PRELUDE
+from rlvr.rewards.code.call_results import judge_by_custom, judge_by_rule, judge_in_worker, lines_of
 from rlvr.rewards.code.calls_program import CALLS
-from rlvr.rewards.code.compare import Comparison
+from rlvr.rewards.code.compare import CUSTOM_DEADLINE_S, Comparison, Custom
 from rlvr.rewards.code.suite import Calls, InputOutput, Suite, TestCode
 from rlvr.rewards.code.tests_program import TESTS
-from rlvr.rewards.code.values import Malformed, NotPlain, decode, encode
-from rlvr.rewards.code.verdict import Test, Verdict, shown
+from rlvr.rewards.code.values import NotPlain, encode
+from rlvr.rewards.code.verdict import Test, Verdict, in_words, shown
 from rlvr.sandbox import Limits, Program, Result, Sandbox, Status
 from rlvr.workers import WorkerPool
 
 _MIB = 1 << 20
-_OUTPUT_BYTES = 8 * _MIB
+_OUTPUT_BYTES = 8 * _MIB  # of what may be compared by a function of the user's, or holds results of calls
+_OUTPUT_BESIDE_BYTES = 1 * _MIB  # more than four times the longest expected output: no such text is right
+_HELD_BYTES = 16 * _MIB  # of outputs, before they are judged and let go
+_READ_AT_ONCE_BYTES = 1 << 16  # of results of calls; more are read in a worker: see call_results.py
+_READING_CPU_S, _READING_DEADLINE_S = 2.0, 60.0  # processor time for a MiB, twice what it takes; wall time
 _STDERR_SHOWN = 600
 
 
@@ -43,8 +46,8 @@ class Budget:
     wall_s: float = 8.0
     memory_bytes: int = 512 * _MIB
 
-    def limits(self) -> Limits:
-        return Limits(wall_s=self.wall_s, cpu_s=self.cpu_s, memory_bytes=self.memory_bytes, output_bytes=_OUTPUT_BYTES)
+    def limits(self, output_bytes: int = _OUTPUT_BYTES) -> Limits:
+        return Limits(wall_s=self.wall_s, cpu_s=self.cpu_s, memory_bytes=self.memory_bytes, output_bytes=output_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,14 @@ class Runner:
     # ------------------------------------------------------------ outputs for inputs
 
     async def _inputs(self, answer: Answer, suite: InputOutput) -> Verdict:
-        spent_s = 0.0
+        limits = self.budget.limits(self._most_output(suite))
+        left_s = self.budget.wall_s
+        held = 0
 
-        def is_over(result: Result) -> bool:
-            nonlocal spent_s
-            spent_s += result.wall_s
-            return result.status is Status.SANDBOX_ERROR or spent_s > self.budget.wall_s
+        def is_enough(result: Result) -> bool:
+            nonlocal held
+            held += len(result.stdout) + len(result.stderr)
+            return result.status is Status.SANDBOX_ERROR or held > _HELD_BYTES
 
         # In pieces that grow, so that one wrong answer among many tests costs few runs, and a right one few calls.
         source = f"{answer.prelude}\n{answer.source}" if answer.prelude else answer.source
@@ -93,16 +98,26 @@ class Runner:
         start, size = 0, 1 if self.stops else len(suite.inputs)
         while start < len(suite.inputs):
             stdins = [text.encode("utf-8", "replace") for text in suite.inputs[start : start + size]]
-            results = await self.sandbox.run_tests_async(program, stdins, limits=self.budget.limits(), until=is_over)
+            held = 0
+            results = await self.sandbox.run_tests_async(
+                program, stdins, limits=limits, until=is_enough, together_s=left_s
+            )
             for index, result in enumerate(results, start=start):
                 tests.append(await self._judged(result, suite.inputs[index], suite.outputs[index]))
                 if self.stops and not tests[-1].passed:
                     return Verdict(tests, len(suite.inputs))
-            if len(results) < len(stdins) or spent_s > self.budget.wall_s:
-                late = len(tests) < len(suite.inputs)
-                return Verdict(tests, len(suite.inputs), self._too_slow() if late else "")
-            start, size = start + size, size * 4
+            left_s -= sum(result.wall_s for result in results) + (results[0].compile_s if results else 0.0)
+            start, size = start + len(results), size * 4
+            if start < len(suite.inputs) and (left_s <= 0 or not results):
+                return Verdict(tests, len(suite.inputs), self._too_slow())
         return Verdict(tests, len(suite.inputs))
+
+    def _most_output(self, suite: InputOutput) -> int:
+        """More than this is no right output, however many blanks are in it; a function of the user's may see more."""
+        if self.comparison.custom is not None:
+            return _OUTPUT_BYTES
+        longest = max(len(text.encode("utf-8", "replace")) for text in suite.outputs)
+        return _OUTPUT_BESIDE_BYTES + 4 * longest
 
     async def _judged(self, result: Result, given: str, expected: str) -> Test:
         name = f"input {shown(given)!r}"
@@ -122,33 +137,35 @@ class Runner:
         except NotPlain as error:
             raise SuiteUnfit(f"an argument of {suite.name} is {error}") from None
         program = _program("calls_program", answer, {CALLS: calls})
-        result = await self.sandbox.run_async(program, limits=self.budget.limits())
-        problem = _problem(result)
-        given = list(_lines(result))
-        tests: list[Test] = []
-        for index, (args, accepted) in enumerate(zip(suite.inputs, suite.outputs, strict=True)):
-            name = f"{suite.name}({', '.join(map(repr, args))})"
-            line = given[index] if index < len(given) else None
-            tests.append(await self._judged_call(line, problem, name, args, accepted))
-            if not tests[-1].passed and (self.stops or index >= len(given)):
-                break
-        late = problem if problem is not None and len(tests) < len(suite.inputs) and not self.stops else ""
-        return Verdict(tests, len(suite.inputs), late or "")
+        most = _OUTPUT_BESIDE_BYTES + 4 * len(in_words(suite.outputs))  # 4: what our form of a value adds at most
+        result = await self.sandbox.run_async(program, limits=self.budget.limits(min(_OUTPUT_BYTES, most)))
+        problem = _problem(result) or ""
+        tests = await self._judged_calls(result.stdout, suite, problem)
+        late = problem if len(tests) < len(suite.inputs) and not self.stops else ""
+        return Verdict(tests, len(suite.inputs), late)
 
-    async def _judged_call(
-        self, line: Any, problem: str | None, name: str, args: Sequence[Any], accepted: Sequence[Any]
-    ) -> Test:
-        expected = repr(accepted[-1])
-        match line:
-            case ["value", got]:
-                for wanted in accepted:
-                    if await self.comparison.holds(got, wanted, list(args), self.pool):
-                        return Test(name, True, "", expected)
-                return Test(name, False, f"gave {shown(repr(got))}", expected)
-            case ["raised", str(message)]:
-                return Test(name, False, shown(message), expected)
-            case _:
-                return Test(name, False, problem or "the program ended before it gave a result", expected)
+    async def _judged_calls(self, stdout: bytes, suite: Calls, problem: str) -> list[Test]:
+        how = self.comparison
+        if how.custom is not None:
+            return await self._judged_by_custom(stdout, suite, problem, how.custom)
+        work = (stdout, suite, how.rule, how.tolerance, problem, self.stops)
+        if len(stdout) <= _READ_AT_ONCE_BYTES:
+            return judge_by_rule(*work)
+        cpu_s = _READING_CPU_S * (1 + len(stdout) / _MIB)
+        return await self.pool.run(judge_in_worker, cpu_s, *work, deadline_s=_READING_DEADLINE_S)
+
+    async def _judged_by_custom(self, stdout: bytes, suite: Calls, problem: str, custom: Custom) -> list[Test]:
+        lines = lines_of(stdout, len(suite.inputs))
+        tests: list[Test] = []
+        for index in range(len(suite.inputs)):
+            line = lines[index] if index < len(lines) else b""
+            test = await self.pool.run(
+                judge_by_custom, line, suite, index, problem, custom, deadline_s=CUSTOM_DEADLINE_S
+            )
+            tests.append(test)
+            if not test.passed and (self.stops or index >= len(lines)):
+                break
+        return tests
 
     # ------------------------------------------------------------ test code
 
@@ -232,7 +249,8 @@ def _program(
     module: str, answer: Answer, files: Mapping[str, bytes], function: str = "main", with_answer: bool = True
 ) -> Program:
     """One of our programs, with what it needs beside it, and the answer where it may be."""
-    modules = dict.fromkeys(("values", "answer_program", module))
+    needed = ("tests_source",) if module == "tests_program" else ()
+    modules = dict.fromkeys(("values", "answer_program", *needed, module))
     own: dict[str, bytes] = {_LIBRARY: _library(*modules), PRELUDE: _source(answer.prelude), **files}
     if with_answer:
         own[ANSWER] = _source(answer.source)
@@ -246,15 +264,6 @@ def _source(text: str) -> bytes:
 def _only_python(answer: Answer) -> None:
     if answer.language != "python":
         raise SuiteUnfit(f"only tests of inputs and outputs can judge {answer.language}; these call a function")
-
-
-def _lines(result: Result) -> Iterator[Any]:
-    """What the calls came to, as far as it can be read: the answer could write here too."""
-    for line in islice(result.stdout.splitlines(), 1_000_000):
-        try:
-            yield decode(line)
-        except Malformed as error:
-            yield ["raised", f"something that is no value: {error}"]
 
 
 def _problem(result: Result) -> str | None:

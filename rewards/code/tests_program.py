@@ -17,12 +17,11 @@ from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from rlvr.rewards.code.answer_program import LINK, PRELUDE
-from rlvr.rewards.code.values import Malformed, NotPlain, decode, encode, frame, read_frame
+from rlvr.rewards.code.tests_source import CHECK, RECORDER, calls_check, free_names, make_tests, modules_meant
+from rlvr.rewards.code.values import Malformed, NotPlain, TooLarge, decode, encode, frame, read_frame
 
 TESTS = "tests.json"
 SOLUTION = "solution"  # the module that tests may import the answer's names from
-_CHECK = "check"
-_RECORDER = "__test__"
 _LONGEST = 300  # characters of a test, or of a message
 
 
@@ -49,6 +48,8 @@ class Answer:
     def ask(self, *request: object) -> Any:
         try:
             message = frame(encode(list(request), _number))
+        except TooLarge as error:  # a value that came from the answer, as tests write none of this kind
+            raise ValueError(str(error)) from None
         except NotPlain as error:
             raise Unjudgeable(f"a test gives the answer {error}, which cannot be sent to another process") from None
         try:
@@ -61,7 +62,7 @@ class Answer:
                 case ["value", value]:
                     self._last = (value,)
                     return value
-                case ["raised", [*kinds], [*args]]:
+                case ["raised", [*kinds], [*args]] if _is_plain(reply):
                     self._raise(kinds, args)
                 case _:
                     raise AnswerGone("it replied with something else than a value")
@@ -69,9 +70,11 @@ class Answer:
             raise AnswerGone(str(error)) from None
 
     def find(self, wanted: list[str]) -> dict[str, Any]:
-        """The names that the answer defines, of these."""
+        """The names that the answer defines, of these. It could say others, to put its own in the place of ours."""
         found: dict[str, Any] = {}
         for name, kind, value in self.ask("find", wanted):
+            if name not in wanted:
+                continue
             if kind == "value":
                 found[name] = value
             elif kind == "exception":
@@ -104,7 +107,7 @@ class Answer:
         self._last = ()
         try:
             error = self._known(kinds)(*args)
-        except TypeError:
+        except (TypeError, ValueError, IndexError):  # of which none takes any arguments
             error = RuntimeError(*args)
         self.raised = error
         raise error
@@ -178,6 +181,15 @@ class Thing:
         self.__special("__exit__", None, None, None)
 
 
+def _is_plain(reply: bytes) -> bool:
+    """Whether a reply holds no object, so that nothing in it asks the answer what it is."""
+    try:
+        decode(reply)
+    except Malformed:
+        return False
+    return True
+
+
 def _number(value: object) -> int:
     if isinstance(value, Thing):
         return hash(value)
@@ -237,60 +249,14 @@ def _cannot_import(error: BaseException | None, answer: Answer) -> bool:
 
 
 def _message(error: BaseException, answer: Answer) -> str:
-    said = str(error)[:_LONGEST]
+    try:
+        said = str(error)[:_LONGEST]
+    except (Exception, AnswerGone):  # noqa: BLE001 - it holds an object of the answer, which does not say what it is
+        said = ""
     if isinstance(error, AnswerGone):
         return f"the answer's program did not reply: {said}"
     words = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"the answer raised {words}" if error is answer.raised else words + answer.last_said()
-
-
-# ---------------------------------------------------------------- the tests as source
-
-
-def has_assert(node: ast.AST) -> bool:
-    """Whether a statement asserts something, itself or in what it repeats; not in functions that it only defines."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
-        return False
-    if isinstance(node, ast.Assert):
-        return not isinstance(node.test, ast.Constant)
-    return any(map(has_assert, ast.iter_child_nodes(node)))
-
-
-def make_tests(tree: ast.Module) -> int:
-    """Make tests of the statements of a module, and of its function `check`. Returns how many there are."""
-    tree.body, count = recorded(tree.body)
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef) and statement.name == _CHECK:
-            statement.body, of_check = recorded(statement.body)
-            count += of_check
-    return count
-
-
-def recorded(statements: list[ast.stmt]) -> tuple[list[ast.stmt], int]:
-    """The statements with each one that asserts something made a test, and how many those are."""
-    made: list[ast.stmt] = []
-    count = 0
-    for statement in statements:
-        if has_assert(statement):
-            call = ast.Call(ast.Name(_RECORDER, ast.Load()), [ast.Constant(ast.unparse(statement))], [])
-            statement = ast.With([ast.withitem(call)], [statement])
-            count += 1
-        made.append(statement)
-    return made, count
-
-
-def calls_check(tree: ast.Module) -> bool:
-    calls = (s.value for s in tree.body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call))
-    return any(isinstance(call.func, ast.Name) and call.func.id == _CHECK for call in calls)
-
-
-def free_names(trees: list[ast.Module]) -> set[str]:
-    """Names that the tests read and Python does not have."""
-    used = {n.id for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return used - set(dir(builtins))
-
-
-# ---------------------------------------------------------------- running them
 
 
 def run(chunks: list[str], entry_point: str, recorder: Recorder) -> None:
@@ -301,21 +267,23 @@ def run(chunks: list[str], entry_point: str, recorder: Recorder) -> None:
         trees = [ast.parse(chunk) for chunk in chunks]
     except Exception as error:  # noqa: BLE001 - of the dataset's code
         raise Unjudgeable(f"the tests, or what stands before them: {type(error).__name__}: {error}") from None
-    wanted = sorted(free_names(trees) - names.keys())
-    checks = any(s.name == _CHECK for tree in trees for s in tree.body if isinstance(s, ast.FunctionDef))
+    unbound = free_names(trees) - names.keys()
+    ours = modules_meant(trees, unbound)
+    wanted = sorted(unbound - ours.keys())
+    checks = any(s.name == CHECK for tree in trees for s in tree.body if isinstance(s, ast.FunctionDef))
     checked = any(map(calls_check, trees))
     recorder.plan(sum(map(make_tests, trees)))
 
     sys.modules[SOLUTION] = _module_of(answer)
-    names |= answer.find(wanted)
+    names |= answer.find(wanted) | ours
     candidate = answer.ask("function", entry_point) if entry_point else None
     if entry_point.isidentifier():
         names[entry_point] = candidate
-    names[_RECORDER] = recorder.test
+    names[RECORDER] = recorder.test
     for tree in trees:
         exec(compile(ast.fix_missing_locations(tree), "tests", "exec"), names)
     if checks and not checked and candidate is not None:
-        names[_CHECK](candidate)
+        names[CHECK](candidate)
     _run_functions(names, recorder)
 
 

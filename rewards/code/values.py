@@ -5,6 +5,7 @@ arrives as a `str`. Nothing that is read can name code to run. Also runs inside 
 """
 
 import json
+import re
 import struct
 import sys
 from collections import deque
@@ -18,7 +19,14 @@ DEEPEST = 100  # levels of nesting
 MOST_NODES = 2_000_000
 MOST_BYTES = 32 << 20
 _JSON_INTEGER = 1 << 63  # larger ones travel as hexadecimal digits, which take linear time
+_LONGEST_FRACTION = 1 << 12  # hexadecimal digits of its parts: reading it takes the square of their number
 _NUMBER_KINDS = "biufc"  # of a numpy array
+_ARRAY = re.compile(rf"[{_NUMBER_KINDS}]\d{{1,2}}")
+
+# What reading bytes that no program of ours wrote may raise; ImportError where an array comes and numpy is not here.
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError, AttributeError, ImportError),
+)
 
 Refer = Callable[[object], int]
 Resolve = Callable[[int], object]
@@ -28,12 +36,16 @@ class NotPlain(TypeError):
     """A value that has no plain form: an object, a function, something nested in itself."""
 
 
+class TooLarge(NotPlain):
+    """A value that is nested too deep, or in itself, or too large."""
+
+
 class Malformed(ValueError):
     """Bytes that are no values of ours."""
 
 
 def encode(value: object, refer: Refer | None = None) -> bytes:
-    """Objects without a plain form are replaced by the number that `refer` gives for them. Raises NotPlain."""
+    """Objects without a plain form are replaced by the number that `refer` gives. Raises NotPlain, TooLarge."""
     return json.dumps(_Packer(refer).pack(value, DEEPEST), separators=(",", ":")).encode()
 
 
@@ -45,7 +57,7 @@ def decode(data: bytes, resolve: Resolve | None = None) -> Any:
         return _Unpacker(resolve).unpack(json.loads(data))
     except Malformed:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"not a value: {type(error).__name__}: {error}") from None
 
 
@@ -59,7 +71,7 @@ class _Packer:
     def pack(self, value: Any, depth: int) -> Any:
         self._nodes += 1
         if depth == 0 or self._nodes > MOST_NODES:
-            raise NotPlain("a value that is nested too deep, or in itself, or too large")
+            raise TooLarge("a value that is nested too deep, or in itself, or too large")
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, numpy.generic):
             value = value.item()
@@ -88,7 +100,10 @@ class _Packer:
             case Decimal():
                 return ["Decimal", str(value)]
             case Fraction():
-                return ["Fraction", hex(value.numerator), hex(value.denominator)]
+                parts = [hex(value.numerator), hex(value.denominator)]
+                if max(map(len, parts)) > _LONGEST_FRACTION:
+                    raise TooLarge("a fraction of too many digits")
+                return ["Fraction", *parts]
             case datetime() | date() | time():
                 return [_base(value, datetime, date, time), value.isoformat()]
             case timedelta():
@@ -119,8 +134,12 @@ def _base(value: object, *types: type) -> str:
 class _Unpacker:
     def __init__(self, resolve: Resolve | None) -> None:
         self._resolve = resolve
+        self._nodes = 0
 
-    def unpack(self, tree: Any) -> Any:
+    def unpack(self, tree: Any, depth: int = DEEPEST) -> Any:
+        self._nodes += 1
+        if depth == 0 or self._nodes > MOST_NODES:
+            raise Malformed("a value that is nested too deep, or too large")
         if not isinstance(tree, list):
             if isinstance(tree, dict):
                 raise Malformed("a JSON object")
@@ -139,7 +158,7 @@ class _Unpacker:
                 return range(self.unpack(start), self.unpack(stop), self.unpack(step))
             case "Decimal", [str(digits)]:
                 return Decimal(digits)
-            case "Fraction", [str(above), str(below)]:
+            case "Fraction", [str(above), str(below)] if max(len(above), len(below)) <= _LONGEST_FRACTION:
                 return Fraction(int(above, 16), int(below, 16))
             case "datetime" | "date" | "time", [str(text)]:
                 kinds: dict[str, Any] = {"datetime": datetime, "date": date, "time": time}
@@ -147,11 +166,11 @@ class _Unpacker:
             case "timedelta", [int(days), int(seconds), int(microseconds)]:
                 return timedelta(days, seconds, microseconds)
             case "dict", [list(pairs)]:
-                return {self.unpack(key): self.unpack(value) for key, value in pairs}
+                return {self.unpack(key, depth - 1): self.unpack(value, depth - 1) for key, value in pairs}
             case "list" | "tuple" | "set" | "frozenset" | "deque", [list(items)]:
                 kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
-                return kinds[name](map(self.unpack, items))
-            case "array", [str(kind), list(shape), list(items)] if kind[:1] in _NUMBER_KINDS:
+                return kinds[name](self.unpack(item, depth - 1) for item in items)
+            case "array", [str(kind), list(shape), list(items)] if _ARRAY.fullmatch(kind):
                 return self._unpack_array(kind, shape, items)
             case "object", [int(number)] if self._resolve is not None:
                 return self._resolve(number)

@@ -76,3 +76,10 @@ class Verdict:
 def shown(text: str) -> str:
     """Short enough for a line of a report."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def in_words(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a value of type {type(value).__name__}, with an integer of thousands of digits"
