@@ -38,7 +38,7 @@ VERIFIERS = {"math": "math_answer", "code": "code"}
 RLVR = [sys.executable, "-m", "rlvr.cli"]
 TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
-SPECIALIST_STEPS = {"math": 50, "code": 40}  # of 128 answers, as in examples/recipes/mopd-tiny.yaml
+SPECIALIST_STEPS = {"math": 50, "code": 40}  # of 128 answers: the experts of examples/recipes/mopd-tiny.yaml
 STEPS = 32  # of 64 answers, for each peer; one model takes twice as many
 
 
@@ -63,7 +63,12 @@ def settings(folder: Path, subjects: str, steps: int, groups: int) -> dict[str, 
         },
         "evaluation": held_out if subjects == "both" else {},
         "sampling": {"max_new_tokens": 44},
-        "rollout": {"group_size": 8, "groups_per_step": groups, "max_staleness": 1, "drop_zero_variance": False},
+        "rollout": {
+            "group_size": 8,
+            "groups_per_step": groups,
+            "max_staleness": 1 if subjects == "both" else 2,
+            "drop_zero_variance": subjects != "both",  # peers keep them, so all on both subjects do
+        },
         "learner": {"learning_rate": 1e-3, "token_budget": 4096},
         "cluster": {"backend": "local"},
         "generator": {"engine": "transformers"},
