@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from rlvr.api import run_coroutine
 from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.cluster import disconnect_ray, start_learner
 from rlvr.config import Config
 from rlvr.config_loading import load_config
+from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.guards import SKIPS_BEFORE_ROLLBACK, HealthWatch, Reading
 from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.rows import rows_from
@@ -23,9 +27,13 @@ from rlvr.learner_handle import LearnerHandle
 from rlvr.metrics import read_metrics
 from rlvr.prepare import load_reward
 from rlvr.reward_function import Combine
-from rlvr.rollout_log import read_trained_groups
+from rlvr.rollout.ledger import Fate
+from rlvr.rollout_log import read_rollouts, read_trained_groups
 from rlvr.run_folder import RunFolder, RunFolderError
-from rlvr.training import algorithm_of
+from rlvr.training import algorithm_of, mean_advantages
+
+# Metrics of steps in which more than the log of rollouts was trained on.
+_OF_TEACHERS = ("learner/divergence", "learner/cross_entropy", "teacher/", "codistill/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ def replay(run: Path, step: int, words: Sequence[str], *, exact: bool, tell: Cal
     checkpoint = latest_checkpoint(folder.checkpoints, before=step)
     begin = checkpoint.state.step if checkpoint else 0
     _refuse_taught(folder, range(begin + 1 if exact else step, step + 1))
+    _refuse_own_algorithm(folder, step)
     try:
         return run_coroutine(_replay(folder, config, checkpoint, step, exact, tell))
     finally:
@@ -94,8 +103,7 @@ class _Training:
         self.folder = folder
         self.learner = learner
         self.version = 0
-        gdpo = config.reward.combine is Combine.GDPO
-        self.algorithm = algorithm_of(config, [load_reward(spec) for spec in config.reward.functions] if gdpo else [])
+        self.algorithm = _algorithm(config)
 
     async def train(self, step: int) -> LearnerReport:
         groups = read_trained_groups(self.folder.rollouts(step))
@@ -105,13 +113,31 @@ class _Training:
         return report
 
 
+def _algorithm(config: Config) -> Algorithm:
+    gdpo = config.reward.combine is Combine.GDPO
+    return algorithm_of(config, [load_reward(spec) for spec in config.reward.functions] if gdpo else [])
+
+
 def _refuse_taught(folder: RunFolder, steps: range) -> None:
     for record in read_metrics(folder.metrics):
-        if record.step in steps and {"learner/divergence", "learner/cross_entropy"} & record.values.keys():
+        if record.step in steps and any(name.startswith(_OF_TEACHERS) for name in record.values):
             raise RunFolderError(
                 f"{folder.path}: step {record.step} was trained on what teachers said too, which the log of rollouts "
                 "does not keep: it cannot be trained again"
             )
+
+
+def _refuse_own_algorithm(folder: RunFolder, step: int) -> None:
+    """A function of one's own is in no config: what it made of the step's answers is in the log, and tells."""
+    path = folder.rollouts(step)
+    of_groups = mean_advantages(_algorithm(load_config([folder.config], [])), read_trained_groups(path))
+    made = list(chain.from_iterable(of_groups))
+    logged = [r.advantage for r in read_rollouts(path) if r.fate is Fate.TRAINED and r.advantage is not None]
+    if len(made) != len(logged) or not np.allclose(made, logged, equal_nan=True):
+        raise RunFolderError(
+            f"{folder.path}: the advantages of step {step} are not those of the algorithm that its config names, as "
+            "after rlvr.train(algorithm=a function): it cannot be trained again"
+        )
 
 
 def _readings(folder: RunFolder, step: int, report: LearnerReport) -> list[Reading]:

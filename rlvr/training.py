@@ -136,6 +136,14 @@ def algorithm_of(c: Config, rewards: Sequence[Reward], own: WeightsOfGroups | No
     return replace(algorithm, advantage=GDPO(tuple(rewards))) if c.reward.combine is Combine.GDPO else algorithm
 
 
+def mean_advantages(algorithm: Algorithm, groups: Sequence[Group]) -> list[list[float]]:
+    """For each group one of each answer with a verdict, as the log of rollouts keeps them."""
+    return [
+        [mean_weight(weight, t) for t, weight in zip(group.judged(), of_group, strict=True)]
+        for group, of_group in zip(groups, algorithm.advantage(groups), strict=True)
+    ]
+
+
 class Training:
     """The state of a run: what has been trained, what is in flight, and the books."""
 
@@ -296,10 +304,7 @@ class Training:
         metrics |= self.clock.times(stage_s, step_s, await self.roles.pool.statuses())
         metrics |= throughput_metrics(metrics, step_s)
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
-        advantages = [
-            [mean_weight(weight, t) for t, weight in zip(group.judged(), of_group, strict=True)]
-            for group, of_group in zip(groups, self.algorithm.advantage(groups), strict=True)
-        ]
+        advantages = mean_advantages(self.algorithm, groups)
         await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, advantages, token_fates)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)

@@ -154,6 +154,15 @@ def test_a_replay_may_take_other_settings_and_leave_out_what_lies_between(
         replay(rolled_back, 12, [], exact=True)
 
 
+def test_a_step_that_a_function_of_ones_own_weighed_is_not_trained_again_with_other_weights(tmp_path: Path) -> None:
+    def all_alike(groups: Sequence[Group]) -> list[list[float]]:
+        return [[2.5] * len(group.judged()) for group in groups]
+
+    run(tmp_path / "run", 1, algorithm=all_alike)
+    with pytest.raises(RunFolderError, match=r"the advantages of step 1 are not those .*algorithm=a function"):
+        replay(tmp_path / "run", 1, [], exact=True)
+
+
 def test_two_ranks_go_back_together_and_a_replay_on_two_stands_where_they_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
