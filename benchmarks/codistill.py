@@ -38,8 +38,8 @@ VERIFIERS = {"math": "math_answer", "code": "code"}
 RLVR = [sys.executable, "-m", "rlvr.cli"]
 TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
-SPECIALIST_STEPS = {"math": 50, "code": 40}  # of 128 answers: the experts of examples/recipes/mopd-tiny.yaml
-STEPS = 32  # of 64 answers, for each peer; one model takes twice as many
+SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
+STEPS = 64  # of 64 answers, for each peer; one model takes twice as many
 
 
 @dataclass(frozen=True)
