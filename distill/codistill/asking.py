@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from rlvr.distill.codistill.peers import LivePeer
+from rlvr.distill.codistill.plan import PeerSignal
 from rlvr.distill.codistill.weights import overlap
 from rlvr.distill.signals import first_trained
 from rlvr.generate.pool import GeneratorPool
@@ -20,16 +21,21 @@ _WATCHED = 16
 
 @dataclass
 class Said:
-    """What one peer said. Rows are named by their place in the step."""
+    """What one peer said. Rows are named by their place in the step.
+
+    `watched` has the likeliest ids of rows that every peer is shown. `taught` is of the rows that it may teach: what
+    it says of their sampled tokens, or of the ids that the student finds likeliest.
+    """
 
     asked: int = 0
-    scores: dict[int, TokenScores] = field(default_factory=dict)
+    answered: int = 0  # in time
+    watched: dict[int, TokenScores] = field(default_factory=dict)
+    taught: dict[int, TokenScores] = field(default_factory=dict)
     failure: BaseException | None = None  # of the peer, if it failed
 
-    @property
-    def dropped(self) -> int:
-        """Rows of which it said nothing in time."""
-        return self.asked - len(self.scores)
+    def versions(self) -> list[int]:
+        """Of the weights with which it spoke."""
+        return [scores.version for scores in (self.watched | self.taught).values()]
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,9 @@ class Heard:
     def overlap(self, peer: str) -> float | None:
         """Mean share of likeliest ids in common, over the tokens of watched rows; None where nothing was heard."""
         both = [
-            overlap(of_row.ids, self.peers[peer].scores[place].ids)[self.trained(place)]
-            for place, of_row in self.own.scores.items()
-            if place in self.peers[peer].scores
+            overlap(of_row.ids, self.peers[peer].watched[place].ids)[self.trained(place)]
+            for place, of_row in self.own.watched.items()
+            if place in self.peers[peer].watched
         ]
         return float(np.mean(np.concatenate(both))) if both else None
 
@@ -57,9 +63,8 @@ class Heard:
     def kl(self, peer: str) -> float | None:
         """KL(student || peer) in nats a token, estimated from the sampled tokens of watched rows."""
         gaps = [
-            (self.logprobs(place) - self.peers[peer].scores[place].logprobs)[self.trained(place)]
-            for place in self.own.scores
-            if place in self.peers[peer].scores
+            (self.logprobs(place) - said.logprobs)[self.trained(place)]
+            for place, said in self.peers[peer].watched.items()
         ]
         return float(np.mean(np.concatenate(gaps))) if gaps else None
 
@@ -85,35 +90,86 @@ async def hear(
     taught: Mapping[LivePeer, Collection[int]],
     student: GeneratorPool,
     temperature: float,
+    signal: PeerSignal,
     k: int,
     patience_s: float,
 ) -> Heard:
     """Ask each peer about the rows it may teach, and about the watched ones; take what it says within `patience_s`.
 
-    All are asked at one time, at the student's `temperature`, for the sampled tokens' log-probabilities; for the `k`
-    likeliest ids besides where a row is watched.
+    All are asked at one time, at the student's `temperature`; `k` ids are compared of a token, and by STUDENT_TOPK
+    taught.
     """
+    shown = watched(rows)
+    questions = _Questions(rows, student, temperature, k)
     own, said = Said(), {peer.name: Said() for peer in taught}
-    calls: dict[asyncio.Task[TokenScores], tuple[Said, int]] = {}
-
-    def ask(whom: GeneratorPool | LivePeer, answers: Said, place: int, top_k: int) -> None:
-        row = rows[place]
-        request = ScoreRequest(tuple(row.token_ids), first_trained(row), temperature, top_k=top_k)
-        calls[asyncio.create_task(whom.score(request))] = (answers, place)
-        answers.asked += 1
-
-    for place in watched(rows):
-        ask(student, own, place, k)
+    for place in shown:
+        questions.ask(own, own.watched, place, questions.of_student(place))
     for peer, places in taught.items():
-        for place in sorted({*places, *watched(rows)}):
-            ask(peer, said[peer.name], place, k if place in watched(rows) else 0)
-    done, late = await asyncio.wait(calls, timeout=patience_s) if calls else (set(), set())
-    for call in late:
-        call.cancel()
-    for call in done:
-        answers, place = calls[call]
-        if (failure := call.exception()) is not None:
-            answers.failure = failure
-        else:
-            answers.scores[place] = call.result()
+        answers = said[peer.name]
+        for place in shown:
+            questions.ask(answers, answers.watched, place, questions.likeliest(peer, place))
+        for place in places:
+            match signal:
+                case PeerSignal.STUDENT_TOPK:
+                    questions.ask(answers, answers.taught, place, questions.at_students_ids(peer, place))
+                case PeerSignal.SAMPLED if place not in shown:
+                    questions.ask(answers, answers.taught, place, questions.sampled(peer, place))
+    await questions.wait(patience_s)
+    if signal is PeerSignal.SAMPLED:  # an answer about a watched row says it already
+        for peer, places in taught.items():
+            answers = said[peer.name]
+            answers.taught |= {place: answers.watched[place] for place in places if place in answers.watched}
     return Heard(rows, own, said)
+
+
+class _Questions:
+    """Those of one step, and where the answers to them go."""
+
+    def __init__(self, rows: Sequence[Row], student: GeneratorPool, temperature: float, k: int) -> None:
+        self._rows = rows
+        self._student = student
+        self._temperature = temperature
+        self._k = k
+        self._calls: dict[asyncio.Task[TokenScores], tuple[Said, dict[int, TokenScores], int]] = {}
+        self._of_student: dict[int, asyncio.Task[TokenScores]] = {}
+
+    def ask(
+        self, said: Said, answers: dict[int, TokenScores], place: int, call: Coroutine[None, None, TokenScores]
+    ) -> None:
+        self._calls[asyncio.create_task(call)] = (said, answers, place)
+        said.asked += 1
+
+    async def wait(self, patience_s: float) -> None:
+        """Until all is said, no longer than `patience_s`."""
+        _, late = await asyncio.wait(self._calls, timeout=patience_s) if self._calls else (set(), set())
+        for call in (*late, *self._of_student.values()):
+            call.cancel()
+        await asyncio.gather(*self._calls, *self._of_student.values(), return_exceptions=True)
+        for call, (said, answers, place) in self._calls.items():
+            if call in late or call.cancelled():
+                continue
+            if (failure := call.exception()) is not None:
+                said.failure = failure
+            else:
+                said.answered += 1
+                answers[place] = call.result()
+
+    async def of_student(self, place: int) -> TokenScores:
+        """What the student finds likeliest in a row: asked once, whoever wants to know."""
+        if place not in self._of_student:
+            self._of_student[place] = asyncio.create_task(self._student.score(self._question(place, self._k)))
+        return await asyncio.shield(self._of_student[place])
+
+    async def likeliest(self, peer: LivePeer, place: int) -> TokenScores:
+        return await peer.score(self._question(place, self._k))
+
+    async def sampled(self, peer: LivePeer, place: int) -> TokenScores:
+        return await peer.score(self._question(place, 0))
+
+    async def at_students_ids(self, peer: LivePeer, place: int) -> TokenScores:
+        own = await self.of_student(place)
+        return await peer.score(replace(self._question(place, 0), ids=own.ids))
+
+    def _question(self, place: int, top_k: int) -> ScoreRequest:
+        row = self._rows[place]
+        return ScoreRequest(tuple(row.token_ids), first_trained(row), self._temperature, top_k=top_k)

@@ -1,22 +1,22 @@
-"""The stage of one peer, between its rollouts and its learner: what the others say is mixed into the advantages."""
+"""The stage of one peer, between its rollouts and its learner, where the others' word joins the verifier's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
 from rlvr.distill.codistill.asking import Heard, hear
 from rlvr.distill.codistill.imitation import Solution, imitating
+from rlvr.distill.codistill.mixing import Word, hard, shares, softs, with_advantages, with_divergences
 from rlvr.distill.codistill.peers import LivePeer, Verdicts
-from rlvr.distill.codistill.plan import CodistillSettings
-from rlvr.distill.codistill.weights import Tokens, alpha, mixed, overlap_gate, rms, soft, staleness, verifier_gate
-from rlvr.distill.signals import first_trained
+from rlvr.distill.codistill.plan import CodistillSettings, PeerSignal
+from rlvr.distill.codistill.weights import overlap_gate, rms, staleness, verifier_gate
 from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
-from rlvr.types import Group, Row
+from rlvr.types import Group, Row, TokenScores
 
 # What the moving average of kappa keeps of itself in a step.
 _KEPT = 0.9
@@ -35,14 +35,6 @@ class Lesson:
     gates: Mapping[int, float]
     places: list[int]
     gap: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A peer's word on one row: how far it is followed there, and what it says of each token."""
-
-    followed: float
-    soft: Tokens
 
 
 class CoDistillation:
@@ -74,7 +66,7 @@ class CoDistillation:
         self._steps = steps
         self._tell = tell
         self._silent: set[str] = set()
-        self._kappa = (metrics or {}).get(_KAPPA, 1.0)
+        self._kappa = (metrics or {}).get(_KAPPA, 1.0) if settings.kappa == "rms" else settings.kappa
         own.rates.restore(metrics or {})
 
     async def start(self) -> None: ...
@@ -88,7 +80,7 @@ class CoDistillation:
     async def teach(
         self, groups: Sequence[Group], rows: Sequence[Row], students: GeneratorPool
     ) -> tuple[list[Row], dict[str, float]]:
-        """The rows with the peers' word in their advantages, and metrics. Rows that nobody teaches stay as they are.
+        """The rows with the peers' word beside the verifier's, and metrics. Rows that nobody teaches stay as they are.
 
         Behind them stand right answers of peers that think too differently to teach in any other way.
         """
@@ -100,7 +92,7 @@ class CoDistillation:
         open_rows = [place for place, row in enumerate(rows) if strength > 0 and _may_learn(row, verdicts)]
         lessons = [self._lesson(peer, verdicts, rows, open_rows) for peer in self._others if peer.alive]
         asked = {lesson.peer: lesson.places for lesson in lessons}
-        heard = await hear(rows, asked, students, self._temperature, s.overlap_k, s.patience_s)
+        heard = await hear(rows, asked, students, self._temperature, s.signal, s.k, s.patience_s)
         self._tell_failures(heard)
         metrics = {"codistill/schedule": strength} | self._own.rates.metrics() | self._unique(verdicts)
         words: dict[int, list[Word]] = {}
@@ -108,14 +100,12 @@ class CoDistillation:
         for lesson in lessons:
             trust, of_peer = self._trust(lesson, heard)
             metrics |= of_peer
-            for place, followed in self._followed(lesson, heard, strength * trust).items():
-                told = soft(heard.peers[lesson.peer.name].scores[place].logprobs, heard.logprobs(place), s.clip)
-                words.setdefault(place, []).append(Word(followed, np.where(heard.trained(place), told, 0.0)))
+            for place, word in self._words(lesson, heard, strength * trust).items():
+                words.setdefault(place, []).append(word)
             if strength > 0 and heard.differs(lesson.peer.name, s.overlap_low):
                 solutions |= _solutions(lesson, groups)
-        self._measure_kappa(rows, words)
-        taught = [_taught(row, words[place], self._kappa) if place in words else row for place, row in enumerate(rows)]
-        metrics |= {_KAPPA: self._kappa, "codistill/imitated": float(len(solutions))} | _shares(rows, words)
+        taught = self._taught(rows, words)
+        metrics |= {_KAPPA: self._kappa, "codistill/imitated": float(len(solutions))} | shares(rows, words)
         return taught + imitating(groups, solutions, strength, sum(sum(row.trained) for row in rows)), metrics
 
     # ---------------------------------------------------------------- the factors
@@ -151,7 +141,7 @@ class CoDistillation:
         share, kl, said = heard.overlap(name), heard.kl(name), heard.peers[name]
         gap = float("inf") if lesson.gap is None else lesson.gap
         o = 0.0 if share is None else overlap_gate(share, s.overlap_low, s.overlap_high, gap, s.delta)
-        ages = [lesson.peer.age(of_row.version) for of_row in said.scores.values()]
+        ages = [lesson.peer.age(version) for version in said.versions()]
         measured = {
             "overlap": share,
             "overlap_gate": o,
@@ -160,33 +150,46 @@ class CoDistillation:
             "age": fmean(ages) if ages else None,
             "kl": kl,
             "pass_rate_gap": lesson.gap,
-            "dropped_share": said.dropped / said.asked if said.asked else 0.0,
+            "dropped_share": 1 - said.answered / said.asked if said.asked else 0.0,
         }
         return o, {f"codistill/{name}/{what}": value for what, value in measured.items() if value is not None}
 
-    def _followed(self, lesson: Lesson, heard: Heard, scale: float) -> dict[int, float]:
-        """a_j by row, where it is above 0."""
-        said = heard.peers[lesson.peer.name].scores
-        of_rows = {
-            place: scale
-            * lesson.gates[heard.rows[place].group_id]
-            * self._staleness(lesson.peer.age(said[place].version))
-            for place in lesson.places
-            if place in said
+    def _words(self, lesson: Lesson, heard: Heard, scale: float) -> dict[int, Word]:
+        """By row, where a_j is above 0."""
+        said = heard.peers[lesson.peer.name].taught
+        words = {
+            place: Word(scale * self._followed(lesson, heard.rows[place], scores), scores)
+            for place, scores in said.items()
         }
-        return {place: followed for place, followed in of_rows.items() if followed > 0}
+        return {place: word for place, word in words.items() if word.followed > 0}
+
+    def _followed(self, lesson: Lesson, row: Row, scores: TokenScores) -> float:
+        """h_j d_j"""
+        return lesson.gates[row.group_id] * self._staleness(lesson.peer.age(scores.version))
 
     def _staleness(self, age: float) -> float:
         return staleness(age, self._settings.half_life, self._settings.highest_age)
 
+    # ---------------------------------------------------------------- what is taught
+
+    def _taught(self, rows: Sequence[Row], words: Mapping[int, Sequence[Word]]) -> list[Row]:
+        s = self._settings
+        if s.signal is PeerSignal.STUDENT_TOPK:
+            return with_divergences(rows, words, self._kappa)
+        self._measure_kappa(rows, words)
+        return [
+            with_advantages(row, words[place], s.clip, self._kappa) if place in words else row
+            for place, row in enumerate(rows)
+        ]
+
     def _measure_kappa(self, rows: Sequence[Row], words: Mapping[int, Sequence[Word]]) -> None:
         if self._settings.kappa != "rms":
-            self._kappa = self._settings.kappa
             return
-        hard = rms(np.concatenate([_hard(row)[np.asarray(row.trained)] for row in rows])) if rows else 0.0
-        told = rms(np.concatenate([word.soft for of_row in words.values() for word in of_row])) if words else 0.0
-        if hard > 0 and told > 0:
-            self._kappa = _KEPT * self._kappa + (1 - _KEPT) * hard / told
+        verifiers = rms(np.concatenate([hard(row)[np.asarray(row.trained)] for row in rows])) if rows else 0.0
+        told = [told for place, of_row in words.items() for told in softs(rows[place], of_row, self._settings.clip)]
+        peers = rms(np.concatenate(told)) if told else 0.0
+        if verifiers > 0 and peers > 0:
+            self._kappa = _KEPT * self._kappa + (1 - _KEPT) * verifiers / peers
 
     # ---------------------------------------------------------------- what is told
 
@@ -217,27 +220,3 @@ def _solutions(lesson: Lesson, groups: Sequence[Group]) -> dict[int, Solution]:
     """The peer's right answers to what it is better at, by group."""
     found = {group.id: lesson.peer.solutions.get(group.task.id) for group in groups if lesson.gates[group.id] > 0}
     return {group: solution for group, solution in found.items() if solution is not None}
-
-
-def _hard(row: Row) -> Tokens:
-    assert row.rl is not None, "rows of a policy's own answers have an rl stream"
-    return np.asarray(row.rl.advantages)
-
-
-def _taught(row: Row, words: Sequence[Word], kappa: float) -> Row:
-    assert row.rl is not None
-    first = first_trained(row)
-    before, hard = row.rl.advantages[:first], _hard(row)[first:]
-    advantages: list[float] = mixed(hard, [w.soft for w in words], [w.followed for w in words], kappa).tolist()
-    return replace(row, rl=replace(row.rl, advantages=[*before, *advantages]))
-
-
-def _shares(rows: Sequence[Row], words: Mapping[int, Sequence[Word]]) -> dict[str, float]:
-    """Means over the step: alpha over its trained tokens, and the share of its rows that a peer taught."""
-    tokens = [sum(row.trained) for row in rows]
-    alphas = [alpha([word.followed for word in words.get(place, ())]) for place in range(len(rows))]
-    whole = sum(tokens)
-    return {
-        "codistill/alpha": sum(n * a for n, a in zip(tokens, alphas, strict=True)) / whole if whole else 0.0,
-        "codistill/taught_share": len(words) / len(rows) if rows else 0.0,
-    }

@@ -4,7 +4,7 @@ On the answers of peer i, with l the log-probability of a sampled token:
 
     A      = (1 - alpha) hard + alpha kappa soft
     hard   = the verifier's advantage, as in GRPO
-    soft   = sum_j w_j clip(l_j - l_i, -c, c)
+    soft   = sum_j w_j clip(l_j - l_i, -c, c)                 or as a loss, alpha kappa sum_j w_j KL(i || j)
     a_j    = s(t) o_j h_j(x) d_j                              how far peer j is followed here
     alpha  = the mean of a_j, w_j = a_j / sum_j a_j           over the peers j with a_j > 0
 
@@ -20,6 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlvr.learn.divergence import LEAST_TAIL
 
 # (1 - alpha) of the verifier's word must stay: two peers that only imitate each other can agree on anything.
 HIGHEST_ALPHA = 0.7
@@ -95,6 +97,20 @@ def mixed(hard: Tokens, softs: Sequence[Tokens], followed: Sequence[float], kapp
         return hard
     told = sum(a * of_peer for a, of_peer in usable)
     return (1 - alpha(followed)) * hard + kappa * told / len(usable)
+
+
+def pooled(logprobs: Sequence[Tokens], followed: Sequence[float]) -> Tokens:
+    """One distribution p with KL(i || p) = sum_j w_j KL(i || j) + const, from the peers' at the same ids, [N, K] each.
+
+    It is the peers' weighted geometric mean, over the ids and what is left to all others as one outcome more.
+    """
+    whole = sum(a * _with_tail(of_peer) for a, of_peer in zip(followed, logprobs, strict=True)) / sum(followed)
+    return (whole - np.logaddexp.reduce(whole, axis=1, keepdims=True))[:, :-1]
+
+
+def _with_tail(logprobs: Tokens) -> Tokens:
+    left = np.maximum(1 - np.exp(logprobs.astype(np.float64)).sum(1, keepdims=True), LEAST_TAIL)
+    return np.concatenate([logprobs, np.log(left)], axis=1)
 
 
 def alpha(followed: Sequence[float]) -> float:

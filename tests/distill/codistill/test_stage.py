@@ -27,6 +27,7 @@ class Says:
 
     logprob: float = -0.5
     likeliest: tuple[int, ...] = tuple(range(16))
+    each: float = -3.0  # log-probability of each id that is asked for
     version: int = 0
     said: int = 0  # the version that it scores with
     seconds: float = 0.0
@@ -39,8 +40,10 @@ class Says:
         if self.failure is not None:
             raise self.failure
         ids = np.tile(np.array(self.likeliest[: request.top_k], np.int32), (request.places, 1))
+        if request.ids is not None:
+            ids = request.ids
         logprobs = np.full(request.places, self.logprob, np.float32)
-        return TokenScores(logprobs, ids, np.zeros(ids.shape, np.float32), self.said)
+        return TokenScores(logprobs, ids, np.full(ids.shape, self.each, np.float32), self.said)
 
 
 def peer(name: str, says: Says, *, learns: bool = True) -> LivePeer:
@@ -115,6 +118,51 @@ async def test_a_peer_that_solves_a_prompt_teaches_the_wrong_answers_to_it() -> 
         "codistill/other/dropped_share": 0.0,
     }
     assert metrics == pytest.approx(expected)
+
+
+DENSE = CodistillSettings(signal="student_topk", burn_in=0, ramp=0, fade=0, k=4)
+
+
+async def test_by_student_topk_a_peer_is_asked_at_the_students_ids() -> None:
+    mine, says = Says(likeliest=(9, 8, 7, 6)), Says(likeliest=(6, 7, 8, 9))
+    own, other = peer("own", mine), peer("other", says)
+    knows(other, 0, 1.0)
+    groups = [group(0, True, False, False)]
+    rows = rows_of(groups)
+    taught, metrics = await stage(own, other, settings=DENSE).teach(groups, rows, own.pool)
+    assert taught[0] is rows[0]
+    assert metrics["codistill/alpha"] == pytest.approx(0.5 * 2 / 3) and metrics["codistill/kappa"] == 1
+    assert len(mine.asked) == 3, "each row once, whoever wants to know"
+    for row, hard in zip(taught[1:], (-1 / 3, -1 / 3), strict=True):
+        assert advantages(row)[2:] == pytest.approx([0.5 * hard] * 2)
+        assert row.kl is not None
+        assert row.kl.ids.tolist() == [[-1] * 4] * 2 + [[9, 8, 7, 6]] * 2
+        assert row.kl.logprobs[2:] == pytest.approx(-3.0)
+        # The learner divides by 4, the tokens with a divergence: each counts 0.5 of what one of the 6 tokens does.
+        assert [weight / 4 for weight in row.kl.weights] == pytest.approx([0, 0, 0.5 / 6, 0.5 / 6])
+
+
+async def test_several_peers_by_student_topk() -> None:
+    own, one, two = peer("own", Says()), peer("one", Says(each=-2.0)), peer("two", Says(each=-4.0))
+    for knowing in (one, two):
+        knows(knowing, 0, 1.0)
+    groups = [group(0, False, False)]
+    taught, _ = await stage(own, one, two, settings=DENSE).teach(groups, rows_of(groups), own.pool)
+    assert taught[0].kl is not None
+    tails = 1 - 4 * math.exp(-2), 1 - 4 * math.exp(-4)
+    whole = 4 * math.exp(-3) + math.sqrt(tails[0] * tails[1])
+    assert taught[0].kl.logprobs[2:] == pytest.approx(-3 - math.log(whole), rel=1e-5)
+
+
+async def test_what_is_not_said_in_time_at_the_students_ids_is_dropped_too() -> None:
+    own, late = peer("own", Says(seconds=30)), peer("late", Says())
+    knows(late, 0, 1.0)
+    groups = [group(0, False, False)]
+    rows = rows_of(groups)
+    settings = DENSE.model_copy(update={"patience_s": 0.05})
+    taught, metrics = await asyncio.wait_for(stage(own, late, settings=settings).teach(groups, rows, own.pool), 5)
+    assert all(after is before for after, before in zip(taught, rows, strict=True))
+    assert metrics["codistill/late/dropped_share"] == 0.5, "it answered about watched rows alone"
 
 
 async def test_every_factor_counts() -> None:

@@ -12,6 +12,7 @@ from rlvr.distill.codistill.weights import (
     mixed,
     overlap,
     overlap_gate,
+    pooled,
     rms,
     schedule,
     soft,
@@ -136,3 +137,23 @@ def test_the_peers_word_has_the_reverse_kls_gradient() -> None:
 def test_rms() -> None:
     assert rms(np.array([3.0, 4.0])) == pytest.approx(math.sqrt(12.5))
     assert rms(np.array([])) == 0.0
+
+
+def test_the_divergence_from_pooled_peers_is_the_sum_of_theirs_less_a_constant() -> None:
+    draw = np.random.default_rng(0)
+    peers = np.log(draw.dirichlet(np.ones(6), size=(3, 5)))  # peers, tokens, K + 1 outcomes
+    followed = [0.5, 0.2, 0.1]
+    p = pooled([of_peer[:, :-1] for of_peer in peers], followed)
+    p = np.concatenate([p, np.log(1 - np.exp(p).sum(1, keepdims=True))], axis=1)
+    differences = []
+    for _ in range(3):
+        q = draw.dirichlet(np.ones(6), size=5)
+        each = [(q * (np.log(q) - of_peer)).sum(1) for of_peer in peers]
+        weighted = sum(a * kl for a, kl in zip(followed, each, strict=True)) / sum(followed)
+        differences.append((q * (np.log(q) - p)).sum(1) - weighted)
+    assert np.allclose(differences, differences[0], atol=1e-12)
+
+
+def test_one_peer_pooled_is_itself() -> None:
+    logprobs = np.log(np.array([[0.5, 0.25], [0.1, 0.2]]))
+    assert np.allclose(pooled([logprobs], [0.3]), logprobs)
