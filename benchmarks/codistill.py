@@ -5,7 +5,7 @@ functions alone; one pair for all seeds. They co-distill on both subjects. Again
 both, with the same settings and as many sampled tokens: from each specialist (tokens of the second stage), and from the
 base (tokens of both stages). Greedy accuracy on held-out problems of each subject, a mean over seeds.
 
-    python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then codistill, alone, whole; in this order
+    python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then dense, sampled, alone, whole
     python benchmarks/codistill.py FOLDER --plot docs/codistill.png       # the table of all seeds that are there
 
 Runs that are there are left out, and one that was killed goes on: a long benchmark can be made in pieces.
@@ -40,6 +40,7 @@ TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
 SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
 STEPS = 64  # of 64 answers, for each peer; one model takes twice as many
+SIGNALS = {"dense": "student_topk", "sampled": "sampled"}
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,25 @@ def specialists(folder: Path, seed: int) -> None:
         train(folder.parent, f"specialist-{name}", BASE_OF_BOTH, name, steps, 16, 0)
 
 
-def codistill(folder: Path, seed: int) -> None:
-    if all(is_done(peer(folder, name)) for name in SUBJECTS):
+def codistill(folder: Path, seed: int, how: str) -> None:
+    if is_taught(folder, how):
         return
     tree = settings(folder, "both", STEPS, 8) | {
-        "codistill": {"tag_column": "subject"},
+        "codistill": {"tag_column": "subject", "signal": SIGNALS[how]},
         "peers": {name: {"model": str(specialist(folder, name) / "policy")} for name in SUBJECTS},
         "seed": seed,
     }
-    run_or_resume("codistill", folder, "codistill", tree, peer(folder, "math") / "checkpoints")
+    run_or_resume("codistill", folder, f"codistill-{how}", tree, peer(folder, how, "math") / "checkpoints")
     for name in SUBJECTS:
-        print(f"{folder.name} codistill, {name}: {curve(peer(folder, name))[-1]}", flush=True)
+        print(f"{folder.name} {how}, {name}: {curve(peer(folder, how, name))[-1]}", flush=True)
+
+
+def dense(folder: Path, seed: int) -> None:
+    codistill(folder, seed, "dense")
+
+
+def sampled(folder: Path, seed: int) -> None:
+    codistill(folder, seed, "sampled")
 
 
 def alone(folder: Path, seed: int) -> None:
@@ -155,7 +164,8 @@ def whole(folder: Path, seed: int) -> None:
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
     "specialists": specialists,
-    "codistill": codistill,
+    "dense": dense,
+    "sampled": sampled,
     "alone": alone,
     "whole": whole,
 }
@@ -165,8 +175,12 @@ def is_done(of_run: Path) -> bool:
     return (of_run / "policy").exists()
 
 
-def peer(folder: Path, name: str) -> Path:
-    return folder / "codistill" / "peers" / name
+def is_taught(folder: Path, how: str) -> bool:
+    return all(is_done(peer(folder, how, name)) for name in SUBJECTS)
+
+
+def peer(folder: Path, how: str, name: str) -> Path:
+    return folder / f"codistill-{how}" / "peers" / name
 
 
 def curve(of_run: Path) -> list[Point]:
@@ -179,7 +193,7 @@ def curve(of_run: Path) -> list[Point]:
     return points
 
 
-def sampled(of_run: Path) -> float:
+def tokens_of(of_run: Path) -> float:
     lines = map(json.loads, (of_run / "metrics.jsonl").read_text().splitlines())
     return sum(line.get("answer/sampled_tokens", 0.0) for line in lines)
 
@@ -192,14 +206,18 @@ def show(folders: list[Path]) -> None:
     """Of the runs that are there. Tokens are those of all models that a row needed, from the base on."""
     rows: dict[str, list[tuple[float, Point]]] = defaultdict(list)
     for folder in folders:
-        made = {name: sampled(specialist(folder, name)) for name in SUBJECTS}
-        second = sum(sampled(peer(folder, name)) for name in SUBJECTS)
+        made = {name: tokens_of(specialist(folder, name)) for name in SUBJECTS}
+        for how in SIGNALS:
+            if is_taught(folder, how):
+                tokens = sum(made.values()) + sum(tokens_of(peer(folder, how, name)) for name in SUBJECTS)
+                for name in SUBJECTS:
+                    row = f"{name} specialist, co-distilled, {how}"
+                    rows[row].append((tokens, curve(peer(folder, how, name))[-1]))
         for name in SUBJECTS:
-            taught = curve(peer(folder, name))
-            rows[f"{name} specialist, before"].append((made[name], taught[0]))
-            rows[f"{name} specialist, co-distilled"].append((sum(made.values()) + second, taught[-1]))
             if is_done(folder / f"alone-{name}"):
-                last = curve(folder / f"alone-{name}")[-1]
+                points = curve(folder / f"alone-{name}")
+                first, last = points[0], points[-1]
+                rows[f"{name} specialist, before"].append((made[name], first))
                 rows[f"{name} specialist, alone on both"].append((made[name] + last.tokens, last))
         if is_done(folder / "alone-base"):
             points = curve(folder / "alone-base")
@@ -225,7 +243,8 @@ def plot(folders: list[Path], file: Path) -> None:
     for number, folder in enumerate(folders):
         for colour, name in enumerate(SUBJECTS):
             lines = (
-                (f"{name} specialist, co-distilled", "-", peer(folder, name), len(SUBJECTS)),
+                (f"{name} specialist, co-distilled, dense", "-", peer(folder, "dense", name), len(SUBJECTS)),
+                (f"{name} specialist, co-distilled, sampled", "--", peer(folder, "sampled", name), len(SUBJECTS)),
                 (f"{name} specialist, alone on both", ":", folder / f"alone-{name}", 1),
             )
             for label, style, of_run, models in lines:
@@ -257,9 +276,7 @@ def main() -> None:
         write_problems(folder, arguments.seed)
     for stage in arguments.stage or []:
         STAGES[stage](folder, arguments.seed)
-    seeds = [
-        one for one in sorted(arguments.folder.glob("seed-*")) if all(is_done(peer(one, name)) for name in SUBJECTS)
-    ]
+    seeds = [one for one in sorted(arguments.folder.glob("seed-*")) if any(is_taught(one, how) for how in SIGNALS)]
     if seeds:
         show(seeds)
     if arguments.plot:
