@@ -156,16 +156,17 @@ def read_plan(
     files: Sequence[Path | str], overrides: Sequence[str], gate: Gate, default_run_dir: Path
 ) -> CodistillPlan:
     """Merge files and `key=value` words, and check the whole. Raises ConfigError."""
-    return _plan(read_tree(files, overrides), gate, default_run_dir)
+    return plan_of(read_tree(files, overrides), gate, default_run_dir)
 
 
 def read_saved_plan(run_dir: Path, overrides: Sequence[str]) -> CodistillPlan:
     """What `save` left, with `key=value` words on top. Raises ConfigError."""
     tree = read_tree([plan_file(run_dir)], overrides)
-    return _plan(tree, Gate(**tree.pop(_GATE, {})), run_dir)
+    return plan_of(tree, Gate(**tree.pop(_GATE, {})), run_dir)
 
 
-def _plan(tree: dict[str, Any], gate: Gate, default_run_dir: Path) -> CodistillPlan:
+def plan_of(tree: dict[str, Any], gate: Gate, default_run_dir: Path) -> CodistillPlan:
+    """Check what a file says. Raises ConfigError."""
     run_dir = Path(tree.setdefault("run_dir", str(default_run_dir)))
     shared = {key: value for key, value in tree.items() if key not in ("codistill", "peers")}
     of_peers = tree.get("peers")

@@ -31,7 +31,7 @@ def check_stages(place: Place) -> None:
     """Raises RecipeError with everything that is wrong in settings, options, names and licences of teachers."""
     wrong = [f"stages.{name}: {line}" for name in place.recipe.stages for line in _stage_faults(place, name)]
     if place.recipe.evaluation is not None:
-        wrong += [f"evaluation: {line}" for line in _settings_faults(place.evaluation_config)]
+        wrong += [f"evaluation: {line}" for line in _settings_faults(lambda: [place.evaluation_config()])]
     if wrong:
         raise RecipeError("the recipe cannot be run:\n" + "\n".join(f"  - {line}" for line in wrong))
 
@@ -42,7 +42,8 @@ def on_trust(place: Place) -> list[str]:
     named: list[str] = []
     for name in place.recipe.stages:
         if VERBS[place.recipe.stages[name].verb].has_settings:
-            named += _names_in(place.config(name))
+            for config in place.configs(name):
+                named += _names_in(config)
         named += _named_teachers(place, name)
     if place.recipe.evaluation is not None:
         named += _names_in(place.evaluation_config())[1:]  # its model is a policy that a stage makes
@@ -55,18 +56,26 @@ def _stage_faults(place: Place, name: str) -> Iterable[str]:
     if verb.data_option is not None and verb.data_option not in stage.options:
         yield f"options: {verb.data_option} must be given"
     elif verb.has_settings:
-        yield from _settings_faults(lambda: place.config(name))
+        faults = list(_settings_faults(lambda: place.configs(name)))
+        yield from faults
+        if faults:
+            return
     if verb.words:
         yield from _word_faults(verb, place.words_after_verb(name))
         yield from _licence_faults(place, name)
 
 
-def _settings_faults(read: Callable[[], Config]) -> Iterable[str]:
+def _settings_faults(read: Callable[[], list[Config]]) -> Iterable[str]:
     try:
-        config = read()
+        configs = read()
     except ConfigError as error:
         yield str(error)
         return
+    for config in configs:
+        yield from _config_faults(config)
+
+
+def _config_faults(config: Config) -> Iterable[str]:
     data = [config.data, *([config.evaluation.data] if config.evaluation.data else [])]
     for one in data:
         if one.path.endswith(_FILE_ENDINGS) and not Path(one.path).is_absolute() and not Path(one.path).is_file():
@@ -108,8 +117,12 @@ def _licence_faults(place: Place, name: str) -> Iterable[str]:
 
 
 def _named_teachers(place: Place, name: str) -> list[str]:
-    """Those that are none of the recipe's own."""
-    return [word.name for word in place.teachers(name) if not REFERENCE.search(word.name)]
+    """Those that are none of the recipe's own; peers are each other's."""
+    has_peers = VERBS[place.recipe.stages[name].verb].has_peers
+    peers = [config.model.name for config in place.configs(name)] if has_peers else []
+    own = tuple(str(place.output(other)) for other in place.recipe.stages)
+    named = [word.name for word in place.teachers(name) if not REFERENCE.search(word.name)]
+    return [*(model for model in dict.fromkeys(peers) if not model.startswith(own)), *named]
 
 
 def _listed(value: Any) -> list[str]:

@@ -20,7 +20,7 @@ def bounds(place: Place, name: str) -> str:
     stage = place.recipe.stages[name]
     if not VERBS[stage.verb].has_settings:
         return ""
-    config = place.config(name)
+    config, *peers = place.configs(name)
     steps = f"{config.steps:,} steps"
     answers = config.rollout.groups_per_step * config.rollout.group_size
     tokens = config.sampling.max_new_tokens
@@ -33,6 +33,8 @@ def bounds(place: Place, name: str) -> str:
                 if config.sft.epochs
                 else f"{steps} of {size}"
             )
+        case "codistill":
+            return f"{1 + len(peers)} policies, each of {steps} of {answers:,} answers of at most {tokens:,} tokens"
         case "distill sample":
             n = stage.options.get("n", 8)
             return f"{n} answers to {asked}, each of at most {tokens:,} tokens"
@@ -74,6 +76,8 @@ def gpus_held(place: Place, name: str) -> int:
         return 0
     import torch
 
+    if VERBS[verb].has_peers:
+        return sum(_wanted(config) for config in place.configs(name)) if torch.cuda.is_available() else 0
     config = place.config(name)
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if verb in ("distill sample", "distill capture"):  # in their own process

@@ -75,11 +75,6 @@ class StageFolder:
         return self.path / "log.txt"
 
     @property
-    def run(self) -> Path:
-        """Where a verb that trains keeps its run."""
-        return self.path / "run"
-
-    @property
     def evaluation(self) -> StageFolder:
         """Where its policy is asked."""
         return StageFolder(self.path / "evaluation")

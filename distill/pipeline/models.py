@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SCORED = ("distill opd", "distill capture")  # here a teacher reads the student's token ids
+_POLICY = re.compile(REFERENCE.pattern + r"(?:/([\w-]+)/policy)?")  # what a stage leaves, or one peer of it
 
 
 def began_with(place: Place, model: str) -> str | None:
     """The folder or hub name that a model goes back to, also through merges; None for what a command made."""
-    reference = REFERENCE.fullmatch(model)
+    reference = _POLICY.fullmatch(model)
     if reference is None:
         return model
     if reference[1] in place.recipe.inputs:
-        return str(place.output(reference[1]))
-    before = _made_from(place.recipe.stages[reference[1]])
+        return model.replace(f"${{{reference[1]}}}", str(place.output(reference[1])))
+    before = _made_from(place.recipe.stages[reference[1]], reference[2])
     return None if before is None else began_with(place, before)
 
 
@@ -43,11 +45,16 @@ def check_models(place: Place) -> None:
 
 def _faults(place: Place, name: str, loaded: dict[str, PreTrainedTokenizerBase]) -> Iterable[str]:
     stage = place.recipe.stages[name]
-    student = began_with(place, f"${{{name}}}") if VERBS[stage.verb].has_settings else None
+    verb = VERBS[stage.verb]
+    made = [f"${{{name}}}/{peer}/policy" for peer in stage.settings["peers"]] if verb.has_peers else [f"${{{name}}}"]
+    student, *others = [began_with(place, one) for one in made] if verb.has_settings else [None]
     if student is None:
         return
     try:
         ours = _tokenizer(student, loaded)
+        for other in others:
+            if other is not None:
+                refuse_mismatch(ours, _tokenizer(other, loaded), other)
         if stage.verb not in _SCORED:
             return
         for model in _teachers(place, name):
@@ -73,10 +80,11 @@ def _tokenizer(model: str, loaded: dict[str, PreTrainedTokenizerBase]) -> PreTra
     return loaded[model]
 
 
-def _made_from(stage: Stage) -> str | None:
-    """The model of a stage's settings, as the recipe names it; of a merge the first."""
+def _made_from(stage: Stage, peer: str | None) -> str | None:
+    """The model of a stage's settings, as the recipe names it; of a peer its own, of a merge the first."""
     if not stage.settings:
         return stage.arguments[0] if stage.arguments and VERBS[stage.verb].words else None
-    model = stage.settings.get("model")
+    own = stage.settings["peers"].get(peer, {}) if VERBS[stage.verb].has_peers else {}
+    model = own.get("model", stage.settings.get("model"))
     name = model.get("name") if isinstance(model, dict) else model
     return None if name is None else ModelConfig(name=str(name)).name  # `tiny` is a folder

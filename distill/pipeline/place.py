@@ -10,6 +10,8 @@ from typing import Any
 
 from rlvr.config import Config
 from rlvr.config_loading import check, merge
+from rlvr.distill.codistill.plan import plan_of
+from rlvr.distill.gate import Gate
 from rlvr.distill.opd import TeacherWord, teacher_word
 from rlvr.distill.pipeline.ledger import StageFolder
 from rlvr.distill.pipeline.recipe import OUT, Recipe, filled
@@ -37,8 +39,15 @@ class Place:
         """A stage's settings with paths in the place of names."""
         return self._filled(self.recipe.stages[name].settings, name)
 
+    def configs(self, name: str) -> list[Config]:
+        """A stage's settings as its verb reads them; of a co-distillation those of each peer. Raises ConfigError."""
+        if VERBS[self.recipe.stages[name].verb].has_peers:
+            plan = plan_of(self.settings(name), Gate(), self.stage(name).path / "run")
+            return [peer.config for peer in plan.peers]
+        return [self.config(name)]
+
     def config(self, name: str) -> Config:
-        """A stage's settings as its verb reads them. Raises ConfigError."""
+        """The same of a verb without peers. Raises ConfigError."""
         stage = self.recipe.stages[name]
         verb = VERBS[stage.verb]
         settings = merge(self.settings(name), verb.sets)

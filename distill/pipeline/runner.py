@@ -21,16 +21,16 @@ from pathlib import Path
 
 import yaml
 
-from rlvr.checkpoint import latest_checkpoint
+from rlvr.checkpoint import Checkpoint, latest_checkpoint
 from rlvr.distill.pipeline.checks import check_stages
 from rlvr.distill.pipeline.cost import gpus_held
 from rlvr.distill.pipeline.identity import differences, evaluation_identity, hash_of, identity_of
-from rlvr.distill.pipeline.ledger import Evaluation, Record
+from rlvr.distill.pipeline.ledger import Evaluation, Record, StageFolder
 from rlvr.distill.pipeline.models import check_models
 from rlvr.distill.pipeline.place import Place, evaluation_command
 from rlvr.distill.pipeline.recipe import RecipeError
 from rlvr.distill.pipeline.regression_gate import hold
-from rlvr.distill.pipeline.verbs import VERBS, Leaves
+from rlvr.distill.pipeline.verbs import VERBS, Leaves, Verb
 from rlvr.files import replacing
 from rlvr.metrics import read_metrics
 from rlvr.readable import duration
@@ -126,14 +126,14 @@ def _run_stage(place: Place, name: str, hashes: Mapping[str, str], head: str, te
     verb, identity = VERBS[stage.verb], identity_of(stage, hashes)
     if folder.begun() not in (None, identity):
         tell(f"{head}: was begun as another one; what that left is now in {folder.put_aside()}")
-    checkpoint = latest_checkpoint(folder.run / "checkpoints") if verb.resumes else None
+    checkpoint, run = newest(folder, verb)
     if checkpoint is None:
         folder.clear()
     folder.begin(identity)
     if checkpoint is None and stage.settings:
         folder.write_config(place.settings(name))
     tell(f"{head}: {stage.verb}" + (f", from its checkpoint of step {checkpoint.state.step}" if checkpoint else ""))
-    before_s = 0.0 if checkpoint is None else _seconds_until(RunFolder(folder.run), checkpoint.state.step)
+    before_s = 0.0 if checkpoint is None else _seconds_until(run, checkpoint.state.step)
     started = time.monotonic()
     _run_process(name, place.command(name, resume=checkpoint is not None), folder.log, _show)
     output = place.output(name)
@@ -150,6 +150,17 @@ def _run_stage(place: Place, name: str, hashes: Mapping[str, str], head: str, te
     )
     folder.write_record(record)
     return record
+
+
+def newest(folder: StageFolder, verb: Verb) -> tuple[Checkpoint | None, RunFolder]:
+    """The newest checkpoint of a stage, of any of its peers, and the run that it is of."""
+    found: Checkpoint | None = None
+    run = RunFolder(folder.path)
+    for checkpoints in folder.path.glob(verb.checkpoints) if verb.checkpoints else ():
+        checkpoint = latest_checkpoint(checkpoints)
+        if checkpoint is not None and (found is None or checkpoint.state.step > found.state.step):
+            found, run = checkpoint, RunFolder(checkpoints.parent)
+    return found, run
 
 
 def _seconds_until(run: RunFolder, step: int) -> float:

@@ -23,8 +23,8 @@ class Verb:
 
     `output` is what it leaves, below that folder; empty where the stage says how it is called. One that `has_settings`
     reads a config of a run (`rlvr.config.Config`), over which it puts what it `sets` itself, and as its `data` what the
-    option `data_option` names. One that `resumes` goes on from its newest checkpoint when it was killed; another begins
-    anew.
+    option `data_option` names; the settings of one that `has_peers` are those of a co-distillation. One with
+    `checkpoints`, a pattern below the stage's folder, goes on from the newest when it was killed; another begins anew.
     """
 
     words: tuple[str, ...]
@@ -34,12 +34,8 @@ class Verb:
     has_settings: bool = True
     sets: Mapping[str, Any] = field(default_factory=dict)
     data_option: str | None = None
-    resumes: bool = False
-
-    @property
-    def trains(self) -> bool:
-        """Whether it leaves a run, and in it a policy."""
-        return self.output == "run/policy"
+    has_peers: bool = False
+    checkpoints: str | None = None
 
 
 # Where all answers of a task are equally good a verifier has nothing to say, and a teacher has.
@@ -48,8 +44,15 @@ _TAUGHT = {"rollout": {"drop_zero_variance": False}}
 
 def _trains(*words: str, sets: Mapping[str, Any] | None = None, data_option: str | None = None) -> Verb:
     """A verb that leaves a run, and in it a policy."""
-    place = ("run_dir={folder}/run",)
-    return Verb(words, Leaves.POLICY, "run/policy", place, sets=sets or {}, data_option=data_option, resumes=True)
+    return Verb(
+        words,
+        Leaves.POLICY,
+        "run/policy",
+        ("run_dir={folder}/run",),
+        sets=sets or {},
+        data_option=data_option,
+        checkpoints="run/checkpoints",
+    )
 
 
 def _makes(*words: str, output: str, sets: Mapping[str, Any] | None = None) -> Verb:
@@ -65,6 +68,15 @@ VERBS: dict[str, Verb] = {
     "distill capture": _makes("distill", "capture", output="store"),
     "distill logits": _trains("distill", "logits", data_option="store"),
     "distill opd": _trains("distill", "opd", sets=_TAUGHT),
+    # It leaves several policies: `${NAME}/PEER/policy` is one of them, and an `eval` asks it.
+    "codistill": Verb(
+        ("codistill",),
+        Leaves.DATA,
+        "run/peers",
+        ("run_dir={folder}/run",),
+        has_peers=True,
+        checkpoints="run/peers/*/checkpoints",
+    ),
     "distill merge": Verb(
         ("distill", "merge"), Leaves.POLICY, "policy", ("--out", "{folder}/policy"), has_settings=False
     ),

@@ -94,7 +94,7 @@ def wait_for_the_middle(target: str, place: Place, command: subprocess.Popen[byt
     stage, _, evaluation = target.partition("/")
     folder = place.stage(stage).path / evaluation
     begun, ended = ("config.yaml", "evaluation.json") if evaluation else ("begun.json", "stage.json")
-    has_steps = VERBS[place.recipe.stages[stage].verb].trains and not evaluation
+    has_steps = VERBS[place.recipe.stages[stage].verb].checkpoints is not None and not evaluation
     deadline = time.monotonic() + STAGE_WITHIN_S
     begun_at: float | None = None
     while command.poll() is None and time.monotonic() < deadline:
@@ -102,13 +102,19 @@ def wait_for_the_middle(target: str, place: Place, command: subprocess.Popen[byt
             return "it had just ended"
         if begun_at is None and (folder / begun).is_file():
             begun_at = time.monotonic()
-        step, checkpoint = steps_of(RunFolder(place.stage(stage).run)) if has_steps else (0, 0)
-        if checkpoint and step > checkpoint:
-            return f"after step {step}, checkpoint of {checkpoint}"
+        for step, checkpoint in map(steps_of, runs_of(place, stage)) if has_steps else ():
+            if checkpoint and step > checkpoint:
+                return f"after step {step}, checkpoint of {checkpoint}"
         if not has_steps and begun_at is not None and time.monotonic() - begun_at > A_MOMENT_S:
             return f"{A_MOMENT_S:g} s after its start"
         time.sleep(0.02)
     return "nowhere"
+
+
+def runs_of(place: Place, stage: str) -> list[RunFolder]:
+    """Those that the stage has begun: one, of a co-distillation one of each peer."""
+    pattern = VERBS[place.recipe.stages[stage].verb].checkpoints
+    return [RunFolder(found.parent) for found in place.stage(stage).path.glob(pattern)] if pattern else []
 
 
 def steps_of(run: RunFolder) -> tuple[int, int]:
@@ -125,14 +131,13 @@ def run_to_the_end(place: Place, words: list[str]) -> list[str]:
     if ended.returncode != 0:
         return [f"the last run ended with {ended.returncode}"]
     faults = [f"{name} was run again" for name, record in before.items() if records(place)[name] != record]
-    for name, stage in place.recipe.stages.items():
+    for name in place.recipe.stages:
         record = place.stage(name).record()
         if record is None or hash_of(place.output(name)) != record.output_hash:
             faults.append(f"{name} is not whole")
-        metrics = RunFolder(place.stage(name).run).metrics
-        if VERBS[stage.verb].trains and metrics.is_file():
-            told = Counter(line.step for line in read_metrics(metrics) if "learner/grad_norm" in line.values)
-            wanted = place.config(name).steps
+        for run in runs_of(place, name):
+            told = Counter(line.step for line in read_metrics(run.metrics) if "learner/grad_norm" in line.values)
+            wanted = place.configs(name)[0].steps
             if told != Counter(range(1, wanted + 1)):
                 faults.append(f"{name}: steps were told {dict(told)}, expected each of 1 to {wanted} once")
     _, left = wait_for_descendants()

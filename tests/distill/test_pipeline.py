@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlvr.checkpoint import CheckpointState
 from rlvr.demo import BASE
 from rlvr.distill.pipeline.checks import check_stages
 from rlvr.distill.pipeline.cost import bounds
@@ -22,7 +25,8 @@ from rlvr.distill.pipeline.models import began_with, check_models
 from rlvr.distill.pipeline.place import Place
 from rlvr.distill.pipeline.recipe import Bound, RecipeError, read_recipe
 from rlvr.distill.pipeline.regression_gate import hold
-from rlvr.distill.pipeline.runner import run_recipe
+from rlvr.distill.pipeline.runner import newest, run_recipe
+from rlvr.distill.pipeline.verbs import VERBS
 
 # Appends its name to a file, so that a test can count how often it ran; then writes the upper-cased input.
 PROGRAM = """
@@ -258,6 +262,11 @@ def test_costs_are_bounds_from_the_settings(tmp_path: Path) -> None:
         ({"verb": "distill sample", "options": {"n": 4}}, r"stages.s: rlvr distill sample: Missing option.*teacher"),
         ({"verb": "distill sample", "options": {"teacher": "${x}", "n": "four"}}, "stages.s: .*--n.*integer"),
         ({"verb": "distill opd", "options": {"teacher": "tencent/hunyuan-large"}}, r"stages.s: tencent.*licence"),
+        ({"verb": "codistill"}, "stages.s: peers: must name two or more"),
+        (
+            {"verb": "codistill", "settings": SETTINGS | {"peers": {"a": {}, "b": {"rewart": "code"}}}},
+            r"stages.s: peers.b: .*\n.*rewart: no such setting",
+        ),
     ],
 )
 def test_a_fault_of_any_stage_is_told_before_the_first_runs(
@@ -309,6 +318,59 @@ def test_a_model_goes_back_to_what_its_first_stage_began_with(tmp_path: Path) ->
     }
     place = Place(read_recipe(write(tmp_path, tree)), tmp_path)
     assert [began_with(place, f"${{{name}}}") for name in "abcd"] == [str(BASE), str(BASE), str(BASE), None]
+
+
+PEERS = {
+    "verb": "codistill",
+    "settings": SETTINGS
+    | {"generator": {"engine": "transformers"}, "rollout": {}, "peers": {"one": {}, "two": {"model": "tiny"}}},
+}
+
+
+def test_what_a_co_distillation_leaves_is_one_policy_of_each_peer(tmp_path: Path) -> None:
+    tree = {
+        "name": "n",
+        "inputs": {"x": "x"},
+        "stages": {
+            "a": PEERS,
+            "b": {"verb": "train", "settings": SETTINGS | {"model": "${a}/one/policy"}},
+            "c": {"verb": "train", "settings": SETTINGS | {"model": "${a}/two/policy"}},
+        },
+    }
+    (tmp_path / "x").mkdir()
+    place = Place(read_recipe(write(tmp_path, tree)), tmp_path)
+    with pytest.raises(RecipeError, match=r"stages.a: .*/x: licence"):
+        check_stages(place)
+    (tmp_path / "x" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    check_stages(place)
+    assert [began_with(place, f"${{{name}}}") for name in "bc"] == [str(tmp_path / "x"), str(BASE)]
+    assert place.settings("b")["model"] == f"{tmp_path}/a/run/peers/one/policy"
+    assert bounds(place, "a") == "2 policies, each of 10 steps of 128 answers of at most 100 tokens"
+    config = tmp_path / "a" / "config.yaml"
+    assert place.command("a")[1:] == ["-m", "rlvr.cli", "codistill", str(config), f"run_dir={tmp_path}/a/run"]
+    with pytest.raises(RecipeError, match=r"stages.a: model.name=.*/x: the folder has no config.json"):
+        check_models(place)
+
+
+def test_peers_of_a_stage_must_speak_one_language(tmp_path: Path, teacher: Path) -> None:
+    place = stage_with(tmp_path, PEERS)
+    shutil.copytree(teacher, tmp_path / "x", dirs_exist_ok=True)
+    check_models(place)
+    (tmp_path / "x" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(RecipeError, match=r"stages.s: .*its chat template differs"):
+        check_models(place)
+
+
+def test_a_co_distillation_goes_on_from_the_newest_checkpoint_of_any_peer(tmp_path: Path) -> None:
+    place = stage_with(tmp_path, PEERS)
+    assert newest(place.stage("s"), VERBS["codistill"])[0] is None
+    for name, step in (("one", 4), ("two", 6)):
+        checkpoint = tmp_path / "s" / "run" / "peers" / name / "checkpoints" / f"step-{step:06d}"
+        checkpoint.mkdir(parents=True)
+        state = {field.name: 0 for field in dataclasses.fields(CheckpointState)} | {"step": step}
+        (checkpoint / "state.json").write_text(json.dumps(state))
+    found, folder = newest(place.stage("s"), VERBS["codistill"])
+    assert found is not None and found.state.step == 6 and folder.path.name == "two"
 
 
 def test_a_stage_that_trains_is_a_command_line_with_a_config(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rlvr.plan.accelerators import GPUS
 from rlvr.rewards.code import code
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
-LARGE = ("r1", "qwen3-small", "mopd")
+LARGE = ("r1", "qwen3-small", "mopd", "codistill")
 
 
 def place_of(name: str, folder: Path) -> Place:
@@ -55,7 +55,7 @@ def test_a_large_recipe_says_what_it_takes_on_trust_and_fits_eight_gpus(name: st
     assert not any("does not fit" in one for one in told)
 
 
-@pytest.mark.parametrize("name", ["r1-tiny", "qwen3-small-tiny", "mopd-tiny"])
+@pytest.mark.parametrize("name", [f"{name}-tiny" for name in LARGE])
 def test_a_tiny_recipe_needs_nothing_but_the_package(name: str, tmp_path: Path) -> None:
     place = place_of(name, tmp_path)
     check_stages(place)
