@@ -5,7 +5,7 @@ functions alone; one pair for all seeds. They co-distill on both subjects. Again
 both, with the same settings and as many sampled tokens: from each specialist (tokens of the second stage), and from the
 base (tokens of both stages). Greedy accuracy on held-out problems of each subject, a mean over seeds.
 
-    python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then dense, sampled, alone, whole
+    python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then the signals, alone, whole
     python benchmarks/codistill.py FOLDER --plot docs/codistill.png       # the table of all seeds that are there
 
 Runs that are there are left out, and one that was killed goes on: a long benchmark can be made in pieces.
@@ -22,6 +22,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +33,7 @@ from rlvr.data import write_rows
 from rlvr.demo import BASE_OF_BOTH
 from rlvr.demo.problems import Split
 from rlvr.demo.subjects import CODE, MATH
+from rlvr.distill.codistill.plan import PeerSignal
 
 SUBJECTS = {"math": MATH, "code": CODE}
 VERIFIERS = {"math": "math_answer", "code": "code"}
@@ -40,7 +42,7 @@ TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
 SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
 STEPS = 64  # of 64 answers, for each peer; one model takes twice as many
-SIGNALS = {"dense": "student_topk", "sampled": "sampled"}
+SIGNALS = tuple(map(str, PeerSignal))
 
 
 @dataclass(frozen=True)
@@ -135,21 +137,13 @@ def codistill(folder: Path, seed: int, how: str) -> None:
     if is_taught(folder, how):
         return
     tree = settings(folder, "both", STEPS, 8) | {
-        "codistill": {"tag_column": "subject", "signal": SIGNALS[how]},
+        "codistill": {"tag_column": "subject", "signal": how},
         "peers": {name: {"model": str(specialist(folder, name) / "policy")} for name in SUBJECTS},
         "seed": seed,
     }
     run_or_resume("codistill", folder, f"codistill-{how}", tree, peer(folder, how, "math") / "checkpoints")
     for name in SUBJECTS:
         print(f"{folder.name} {how}, {name}: {curve(peer(folder, how, name))[-1]}", flush=True)
-
-
-def dense(folder: Path, seed: int) -> None:
-    codistill(folder, seed, "dense")
-
-
-def sampled(folder: Path, seed: int) -> None:
-    codistill(folder, seed, "sampled")
 
 
 def alone(folder: Path, seed: int) -> None:
@@ -164,8 +158,7 @@ def whole(folder: Path, seed: int) -> None:
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
     "specialists": specialists,
-    "dense": dense,
-    "sampled": sampled,
+    **{how: partial(codistill, how=how) for how in SIGNALS},
     "alone": alone,
     "whole": whole,
 }
@@ -243,7 +236,7 @@ def plot(folders: list[Path], file: Path) -> None:
     for number, folder in enumerate(folders):
         for colour, name in enumerate(SUBJECTS):
             lines = (
-                (f"{name} specialist, co-distilled, dense", "-", peer(folder, "dense", name), len(SUBJECTS)),
+                (f"{name} specialist, co-distilled, peer_topk", "-", peer(folder, "peer_topk", name), len(SUBJECTS)),
                 (f"{name} specialist, co-distilled, sampled", "--", peer(folder, "sampled", name), len(SUBJECTS)),
                 (f"{name} specialist, alone on both", ":", folder / f"alone-{name}", 1),
             )

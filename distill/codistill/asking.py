@@ -96,8 +96,8 @@ async def hear(
 ) -> Heard:
     """Ask each peer about the rows it may teach, and about the watched ones; take what it says within `patience_s`.
 
-    All are asked at one time, at the student's `temperature`; `k` ids are compared of a token, and by STUDENT_TOPK
-    taught.
+    All are asked at one time, at the student's `temperature`; `k` ids of a token are compared, and of the topk
+    signals taught.
     """
     shown = watched(rows)
     questions = _Questions(rows, student, temperature, k)
@@ -112,10 +112,14 @@ async def hear(
             match signal:
                 case PeerSignal.STUDENT_TOPK:
                     questions.ask(answers, answers.taught, place, questions.at_students_ids(peer, place))
-                case PeerSignal.SAMPLED if place not in shown:
+                case _ if place in shown:
+                    pass  # what is asked there says it already
+                case PeerSignal.PEER_TOPK:
+                    questions.ask(answers, answers.taught, place, questions.likeliest(peer, place))
+                case PeerSignal.SAMPLED:
                     questions.ask(answers, answers.taught, place, questions.sampled(peer, place))
     await questions.wait(patience_s)
-    if signal is PeerSignal.SAMPLED:  # an answer about a watched row says it already
+    if signal is not PeerSignal.STUDENT_TOPK:
         for peer, places in taught.items():
             answers = said[peer.name]
             answers.taught |= {place: answers.watched[place] for place in places if place in answers.watched}

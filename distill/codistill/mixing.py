@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlvr.distill.codistill.weights import Tokens, alpha, mixed, pooled, soft
+from rlvr.distill.codistill.plan import PeerSignal
+from rlvr.distill.codistill.weights import Tokens, alpha, arithmetic_mean, geometric_mean, mixed, soft
 from rlvr.distill.signals import first_trained, kl_stream
 from rlvr.types import Divergence, Row, TokenScores
 
@@ -43,7 +44,9 @@ def with_advantages(row: Row, words: Sequence[Word], clip: float, kappa: float) 
     return replace(row, rl=replace(row.rl, advantages=advantages))
 
 
-def with_divergences(rows: Sequence[Row], words: Mapping[int, Sequence[Word]], kappa: float) -> list[Row]:
+def with_divergences(
+    rows: Sequence[Row], words: Mapping[int, Sequence[Word]], signal: PeerSignal, kappa: float
+) -> list[Row]:
     """The rows with less of the verifier's advantages, and a divergence from the peers in the place of what is missing.
 
     A learner normalises each loss by its own tokens. With these weights a token's divergence counts as much as its
@@ -52,15 +55,21 @@ def with_divergences(rows: Sequence[Row], words: Mapping[int, Sequence[Word]], k
     tokens = [sum(row.trained) for row in rows]
     share = sum(tokens[place] for place in words) / max(sum(tokens), 1)
     return [
-        _with_divergence(row, words[place], kappa * share) if place in words else row for place, row in enumerate(rows)
+        _with_divergence(row, words[place], signal, kappa * share) if place in words else row
+        for place, row in enumerate(rows)
     ]
 
 
-def _with_divergence(row: Row, words: Sequence[Word], scale: float) -> Row:
+def _with_divergence(row: Row, words: Sequence[Word], signal: PeerSignal, scale: float) -> Row:
     assert row.rl is not None
     followed = [word.followed for word in words]
-    peers = replace(words[0].scores, id_logprobs=pooled([word.scores.id_logprobs for word in words], followed))
-    stream = kl_stream(row, peers, Divergence.reverse_kl())
+    ids, logprobs = [word.scores.ids for word in words], [word.scores.id_logprobs for word in words]
+    if signal is PeerSignal.STUDENT_TOPK:
+        divergence, pooled = Divergence.reverse_kl(), (ids[0], geometric_mean(logprobs, followed))
+    else:
+        divergence, pooled = Divergence.forward_kl(), arithmetic_mean(ids, logprobs, followed)
+    peers = replace(words[0].scores, ids=pooled[0], id_logprobs=pooled[1])
+    stream = kl_stream(row, peers, divergence)
     weights = [alpha(followed) * scale * weight for weight in stream.weights]
     advantages: list[float] = ((1 - alpha(followed)) * hard(row)).tolist()
     return replace(row, rl=replace(row.rl, advantages=advantages), kl=replace(stream, weights=weights))

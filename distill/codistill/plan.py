@@ -46,7 +46,8 @@ class PeerSignal(StrEnum):
     """What a peer's word on an answer is."""
 
     SAMPLED = "sampled"  # of each sampled token how likely the peer finds it: an advantage
-    STUDENT_TOPK = "student_topk"  # the same of all ids that the student finds likeliest: a divergence
+    STUDENT_TOPK = "student_topk"  # the same of the ids that the student finds likeliest: the divergence KL(i || j)
+    PEER_TOPK = "peer_topk"  # the ids that the peer finds likeliest: the divergence KL(j || i)
 
 
 # Steps of the verifier alone and of peers, in mode `alternate`: CoPD's 1.5 to 1 (arXiv 2604.27083).
@@ -59,7 +60,7 @@ class CodistillSettings(Section):
     mode: Mode = Field(Mode.JOINT, description="joint: verifier and peers in every step; alternate: 3 steps to 2")
     signal: PeerSignal = Field(
         PeerSignal.SAMPLED,
-        description="sampled: a word on sampled tokens; student_topk: on the likeliest of each place",
+        description="peers' word is on sampled tokens, on what the student finds likeliest, or what they do",
     )
     alpha_max: float = Field(0.5, ge=0, description="what peers' word counts at most, of 1; 0 is plain GRPO")
     kappa: float | Literal["rms"] = Field(1.0, description="scale of the peers' word; rms: as large as the verifier's")
@@ -67,7 +68,7 @@ class CodistillSettings(Section):
     ramp: float = Field(0.10, ge=0, le=1, description="share of the steps over which their word grows")
     fade: float = Field(0.25, ge=0, le=1, description="share of the steps, the last, over which it falls to 0")
     clip: float = Field(5.0, gt=0, description="nats; bound of what a peer says of one token")
-    k: int = Field(16, ge=1, description="likeliest ids of a token that are compared, and by student_topk taught")
+    k: int = Field(16, ge=1, description="likeliest ids of a token that are compared, and of the topk signals taught")
     overlap_low: float = Field(0.60, ge=0, le=1, description="share in common up to which a peer is not followed")
     overlap_high: float = Field(0.85, ge=0, le=1, description="share in common from which it is followed fully")
     delta: float = Field(0.1, ge=0, le=1, description="by how much a pass rate must be higher to count as higher")
@@ -94,8 +95,8 @@ class CodistillSettings(Section):
             raise ValueError("burn_in + ramp + fade is more than 1, the whole run")
         if self.overlap_low >= self.overlap_high:
             raise ValueError("overlap_low must be below overlap_high")
-        if self.signal is PeerSignal.STUDENT_TOPK and self.kappa == "rms":
-            raise ValueError("kappa=rms compares advantages, and signal=student_topk has none: set kappa to a number")
+        if self.signal is not PeerSignal.SAMPLED and self.kappa == "rms":
+            raise ValueError(f"kappa=rms compares advantages, and signal={self.signal} has none: set kappa to a number")
         return self
 
     def strength(self, step: int, steps: int) -> float:

@@ -174,8 +174,8 @@ class CoDistillation:
 
     def _taught(self, rows: Sequence[Row], words: Mapping[int, Sequence[Word]]) -> list[Row]:
         s = self._settings
-        if s.signal is PeerSignal.STUDENT_TOPK:
-            return with_divergences(rows, words, self._kappa)
+        if s.signal is not PeerSignal.SAMPLED:
+            return with_divergences(rows, words, s.signal, self._kappa)
         self._measure_kappa(rows, words)
         return [
             with_advantages(row, words[place], s.clip, self._kappa) if place in words else row

@@ -4,7 +4,7 @@ On the answers of peer i, with l the log-probability of a sampled token:
 
     A      = (1 - alpha) hard + alpha kappa soft
     hard   = the verifier's advantage, as in GRPO
-    soft   = sum_j w_j clip(l_j - l_i, -c, c)                 or as a loss, alpha kappa sum_j w_j KL(i || j)
+    soft   = sum_j w_j clip(l_j - l_i, -c, c)                 or a loss, alpha kappa sum_j w_j D(i, j)
     a_j    = s(t) o_j h_j(x) d_j                              how far peer j is followed here
     alpha  = the mean of a_j, w_j = a_j / sum_j a_j           over the peers j with a_j > 0
 
@@ -99,13 +99,33 @@ def mixed(hard: Tokens, softs: Sequence[Tokens], followed: Sequence[float], kapp
     return (1 - alpha(followed)) * hard + kappa * told / len(usable)
 
 
-def pooled(logprobs: Sequence[Tokens], followed: Sequence[float]) -> Tokens:
+def geometric_mean(logprobs: Sequence[Tokens], followed: Sequence[float]) -> Tokens:
     """One distribution p with KL(i || p) = sum_j w_j KL(i || j) + const, from the peers' at the same ids, [N, K] each.
 
-    It is the peers' weighted geometric mean, over the ids and what is left to all others as one outcome more.
+    It is over the ids and, as one outcome more, what is left to all others.
     """
     whole = sum(a * _with_tail(of_peer) for a, of_peer in zip(followed, logprobs, strict=True)) / sum(followed)
     return (whole - np.logaddexp.reduce(whole, axis=1, keepdims=True))[:, :-1]
+
+
+def arithmetic_mean(
+    ids: Sequence[NDArray[np.int32]], logprobs: Sequence[Tokens], followed: Sequence[float]
+) -> tuple[NDArray[np.int32], Tokens]:
+    """One distribution p with KL(p || i) = sum_j w_j KL(j || i) + const: ids and log-probabilities, [N, at most all K].
+
+    Each peer names its own ids, [N, K]; what it says of another's is in its tail, and counts as 0.
+    """
+    if len(ids) == 1:
+        return ids[0], logprobs[0]
+    every = np.concatenate(ids, axis=1)
+    shares = [a / sum(followed) * np.exp(of_peer) for a, of_peer in zip(followed, logprobs, strict=True)]
+    probabilities = np.concatenate(shares, axis=1)
+    pooled_ids, pooled = np.full_like(every, -1), np.zeros(every.shape)
+    for token in range(len(every)):
+        known, place = np.unique(every[token], return_inverse=True)
+        pooled_ids[token, : len(known)] = known
+        pooled[token, : len(known)] = np.bincount(place, weights=probabilities[token])
+    return pooled_ids, np.log(pooled, out=np.zeros_like(pooled), where=pooled > 0)
 
 
 def _with_tail(logprobs: Tokens) -> Tokens:

@@ -12,10 +12,21 @@ import pytest
 
 from rlvr.config_loading import load_config
 from rlvr.distill.codistill.peers import LivePeer, Verdicts, verdicts_of
-from rlvr.distill.codistill.plan import CodistillSettings
+from rlvr.distill.codistill.plan import CodistillSettings, PeerSignal
 from rlvr.distill.codistill.stage import CoDistillation
 from rlvr.learn.learner import Learner
-from rlvr.types import FinishReason, Group, RLStream, Row, Score, ScoreRequest, Task, TokenScores, Trajectory
+from rlvr.types import (
+    Divergence,
+    FinishReason,
+    Group,
+    RLStream,
+    Row,
+    Score,
+    ScoreRequest,
+    Task,
+    TokenScores,
+    Trajectory,
+)
 
 SETTINGS = CodistillSettings(burn_in=0, ramp=0, fade=0)  # s = 0.5 throughout
 OWN = (-1.0, -2.0)  # what the sampler said of each answer's two tokens
@@ -140,6 +151,22 @@ async def test_by_student_topk_a_peer_is_asked_at_the_students_ids() -> None:
         assert row.kl.logprobs[2:] == pytest.approx(-3.0)
         # The learner divides by 4, the tokens with a divergence: each counts 0.5 of what one of the 6 tokens does.
         assert [weight / 4 for weight in row.kl.weights] == pytest.approx([0, 0, 0.5 / 6, 0.5 / 6])
+
+
+async def test_by_peer_topk_what_the_peer_finds_likeliest_is_taught() -> None:
+    mine, says = Says(likeliest=(9, 8, 7, 6)), Says(likeliest=(6, 7, 8, 9))
+    own, other = peer("own", mine), peer("other", says)
+    knows(other, 0, 1.0)
+    groups = [group(0, True, False)]
+    settings = DENSE.model_copy(update={"signal": PeerSignal.PEER_TOPK})
+    rows = rows_of(groups)
+    taught, _ = await stage(own, other, settings=settings).teach(groups, rows, own.pool)
+    assert taught[0] is rows[0] and len(says.asked) == 2
+    row = taught[1]
+    assert advantages(row)[2:] == pytest.approx([-0.25, -0.25])
+    assert row.kl is not None and row.kl.divergence == Divergence.forward_kl()
+    assert row.kl.ids[2:].tolist() == [[6, 7, 8, 9]] * 2 and row.kl.logprobs[2:] == pytest.approx(-3.0)
+    assert [weight / 2 for weight in row.kl.weights] == pytest.approx([0, 0, 0.5 / 4, 0.5 / 4])
 
 
 async def test_several_peers_by_student_topk() -> None:

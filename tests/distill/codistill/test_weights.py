@@ -9,10 +9,11 @@ import pytest
 
 from rlvr.distill.codistill.weights import (
     alpha,
+    arithmetic_mean,
+    geometric_mean,
     mixed,
     overlap,
     overlap_gate,
-    pooled,
     rms,
     schedule,
     soft,
@@ -143,7 +144,7 @@ def test_the_divergence_from_pooled_peers_is_the_sum_of_theirs_less_a_constant()
     draw = np.random.default_rng(0)
     peers = np.log(draw.dirichlet(np.ones(6), size=(3, 5)))  # peers, tokens, K + 1 outcomes
     followed = [0.5, 0.2, 0.1]
-    p = pooled([of_peer[:, :-1] for of_peer in peers], followed)
+    p = geometric_mean([of_peer[:, :-1] for of_peer in peers], followed)
     p = np.concatenate([p, np.log(1 - np.exp(p).sum(1, keepdims=True))], axis=1)
     differences = []
     for _ in range(3):
@@ -154,6 +155,34 @@ def test_the_divergence_from_pooled_peers_is_the_sum_of_theirs_less_a_constant()
     assert np.allclose(differences, differences[0], atol=1e-12)
 
 
+def test_the_forward_divergence_of_pooled_peers_is_the_sum_of_theirs_less_a_constant() -> None:
+    """Two peers, which name all ids that they find possible, some of them in common."""
+    draw = np.random.default_rng(1)
+    ids = np.array([[1, 4, 2]] * 5, np.int32), np.array([[3, 1, 0]] * 5, np.int32)
+    followed, whole, logprobs = (0.5, 0.2), [np.zeros((5, 5)), np.zeros((5, 5))], []
+    for of_peer, all_of_it in zip(ids, whole, strict=True):
+        said = draw.dirichlet(np.ones(3), size=5)
+        np.put_along_axis(all_of_it, of_peer.astype(np.int64), said, axis=1)
+        logprobs.append(np.log(said))
+    pooled_ids, pooled = arithmetic_mean(ids, logprobs, followed)
+    assert [sorted(row) for row in pooled_ids.tolist()] == [[-1, 0, 1, 2, 3, 4]] * 5
+
+    def forward(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        return np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0).sum(1)
+
+    differences = []
+    for _ in range(3):
+        q = draw.dirichlet(np.ones(5), size=5)
+        weighted = sum(a * forward(p, q) for a, p in zip(followed, whole, strict=True)) / sum(followed)
+        at = np.take_along_axis(q, np.maximum(pooled_ids, 0), axis=1)
+        known = pooled_ids >= 0
+        p = np.where(known, np.exp(pooled), 0)
+        differences.append(forward(p, np.where(known, at, 1)) - weighted)
+    assert np.allclose(differences, differences[0], atol=1e-12)
+
+
 def test_one_peer_pooled_is_itself() -> None:
-    logprobs = np.log(np.array([[0.5, 0.25], [0.1, 0.2]]))
-    assert np.allclose(pooled([logprobs], [0.3]), logprobs)
+    ids, logprobs = np.array([[7, 3], [1, 2]], np.int32), np.log(np.array([[0.5, 0.25], [0.1, 0.2]]))
+    assert np.allclose(geometric_mean([logprobs], [0.3]), logprobs)
+    same_ids, same = arithmetic_mean([ids], [logprobs], [0.3])
+    assert (same_ids == ids).all() and (same == logprobs).all()
