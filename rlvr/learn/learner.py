@@ -69,7 +69,12 @@ class Learner:
         self._writing: Future[object] | None = None
 
     def start(self) -> LearnerInfo:
-        """Load the model and check it. Raises SelfCheckFailed where it cannot be trained rightly."""
+        """Load the model and check it. Raises SelfCheckFailed where it cannot be trained rightly.
+
+        Seeds torch's random state of this process: two runs of one seed begin with the same adapter and draw the same
+        lots for masks, and so do all ranks.
+        """
+        torch.manual_seed(self.config.seed)
         self.model = self.ranks.load(self.config)
         checked = check(self.model, self.config.seed)
         self.reference = Reference(self.config, self.model, self.ranks) if self.algorithm.needs_reference else None
@@ -286,7 +291,7 @@ class Learner:
         What is in the folder before that is not whole.
         """
         counts = {"version": self.version, "updates": self.updates, **self.guard.state()}
-        self._writing = self.ranks.save_state(tensors_of(self.model, self.optimizer, counts, self.ranks), folder)
+        self._writing = self.ranks.save_state(tensors_of(self.model, self.optimizer, counts), folder)
 
     def saved(self) -> None:
         """Wait until the last `save` is on disk. Raises what kept it from getting there."""

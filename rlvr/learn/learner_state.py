@@ -7,7 +7,7 @@ writes each shard once, with its place in the whole, and each rank reads the par
     optimizer.CLASS             an optimizer was there
     optimizer.CLASS.NAME.KEY    its state of a parameter
     count.NAME                  numbers, float64: the version, updates so far, what a guard remembers
-    random.RANK                 of each rank, so that a resume on as many ranks draws the same numbers
+    random                      what is drawn next, the same on all ranks
 """
 
 from __future__ import annotations
@@ -30,16 +30,14 @@ from rlvr.learn.ranks import Ranks
 Saved = Mapping[str, TensorStorageMetadata]
 
 
-def tensors_of(
-    model: PolicyModel, optimizer: PolicyOptimizer, counts: Mapping[str, float], ranks: Ranks
-) -> dict[str, Tensor]:
+def tensors_of(model: PolicyModel, optimizer: PolicyOptimizer, counts: Mapping[str, float]) -> dict[str, Tensor]:
     """The tensors themselves, not copies."""
     named = _network(model) | _classes(optimizer)
     for part in optimizer.parts:
         for prefix, parameter in _by_prefix(part, model).items():
             named |= {f"{prefix}{key}": value for key, value in part.state.get(parameter, {}).items()}
     named |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
-    return named | _random(model, ranks)
+    return named | _random(model)
 
 
 def load(folder: Path, model: PolicyModel, optimizer: PolicyOptimizer, ranks: Ranks) -> dict[str, float]:
@@ -56,7 +54,7 @@ def load(folder: Path, model: PolicyModel, optimizer: PolicyOptimizer, ranks: Ra
     if of_optimizer.keys() != {name for name in saved if name.startswith("optimizer.")}:
         raise ValueError(f"{folder} has the state of another optimizer; resume with the learner.optimizer it had")
     counts = {name: torch.tensor(0.0, dtype=torch.float64) for name in saved if name.startswith("count.")}
-    random = {name: tensor for name, tensor in _random(model, ranks).items() if name in saved}
+    random = {name: tensor for name, tensor in _random(model).items() if name in saved}
     ranks.load_state(network | of_optimizer | counts | random, folder)
     for part, state in zip(optimizer.parts, states, strict=True):
         _take_state(part, state)
@@ -88,16 +86,16 @@ def _network(model: PolicyModel) -> dict[str, Tensor]:
     return {f"network.{name}": tensor.detach() for name, tensor in reversed(distinct.values())}
 
 
-def _random(model: PolicyModel, ranks: Ranks) -> dict[str, Tensor]:
-    state = {f"random.{ranks.number}": torch.get_rng_state()}
+def _random(model: PolicyModel) -> dict[str, Tensor]:
+    state = {"random": torch.get_rng_state()}
     if model.device.type == "cuda":
-        state[f"random_cuda.{ranks.number}"] = torch.cuda.get_rng_state()
+        state["random_cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def _take_random(random: Mapping[str, Tensor]) -> None:
     for name, state in random.items():
-        (torch.cuda.set_rng_state if name.startswith("random_cuda") else torch.set_rng_state)(state)
+        (torch.cuda.set_rng_state if name == "random_cuda" else torch.set_rng_state)(state)
 
 
 def _classes(optimizer: PolicyOptimizer) -> dict[str, Tensor]:

@@ -31,11 +31,6 @@ class Ranks(Protocol):
     """What a learner asks of its group. Methods are called by all ranks, in the same order."""
 
     @property
-    def number(self) -> int:
-        """Of this rank, from 0."""
-        ...
-
-    @property
     def first(self) -> bool:
         """Whether this is the rank that writes what is published."""
         ...
@@ -68,7 +63,6 @@ class Ranks(Protocol):
 class Alone:
     """One process that holds and computes everything."""
 
-    number = 0
     first = True
 
     def load(self, config: Config) -> PolicyModel:

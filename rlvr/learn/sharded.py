@@ -69,10 +69,6 @@ class ShardedRanks:
         )
 
     @property
-    def number(self) -> int:
-        return self._rank
-
-    @property
     def first(self) -> bool:
         return self._rank == 0
 

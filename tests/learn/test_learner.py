@@ -98,6 +98,18 @@ def test_start_says_what_it_holds(config: MakeConfig) -> None:
     assert 0 < adapted.trainable < info.parameters < adapted.parameters
 
 
+def test_two_learners_of_one_seed_begin_alike(config: MakeConfig) -> None:
+    def begins(seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        learner = started(config("llama", model=LORA, seed=seed))
+        return learner.model.network.state_dict(), torch.rand(8)
+
+    (adapter, lots), (again, same_lots), (other, other_lots) = begins(1), begins(1), begins(2)
+    assert all(torch.equal(again[name], tensor) for name, tensor in adapter.items())
+    assert torch.equal(same_lots, lots)
+    assert not all(torch.equal(other[name], tensor) for name, tensor in adapter.items())
+    assert not torch.equal(other_lots, lots)
+
+
 # ---------------------------------------------------------------------- the self-check
 
 
@@ -419,10 +431,7 @@ def test_resume_is_bit_for_bit(config: MakeConfig, tmp_path: Path, family: str, 
         return replace(report, seconds=0.0)
 
     batches = [make_rows(seed) for seed in range(4)]
-    torch.manual_seed(5)
-    straight = started(settings)
-    torch.manual_seed(5)
-    first = started(settings)
+    straight, first = started(settings), started(settings)
     expected = [untimed(straight.train(batch)) for batch in batches]
     for batch in batches[:2]:
         first.train(batch)

@@ -120,14 +120,8 @@ def test_every_way_to_train_is_the_same_on_two_ranks(
 ) -> None:
     learner = {"learning_rate": 1e-3} | sections.get("learner", {})
     settings = config(family, **(sections | {"learner": learner}))
-    torch.manual_seed(3)
     batches = [make_rows(seed) for seed in range(2)]
-    if "model" not in sections:
-        assert_same(run_group(2, train, settings, batches)[1], train(settings, batches))
-        return
-    # Adapters start random, so one rank of a group stands for one process.
-    [alone] = run_group(1, train, settings, batches)
-    assert_same(run_group(2, train, settings, batches)[1], alone)
+    assert_same(run_group(2, train, settings, batches)[1], train(settings, batches))
 
 
 def test_bfloat16_is_gathered_and_trained_near_one_process(config: MakeConfig) -> None:
@@ -223,6 +217,33 @@ def test_adapters_leave_sharded_learners_whole(config: MakeConfig, tmp_path: Pat
 
 
 # ---------------------------------------------------------------------- checkpoints
+
+
+def draw(config: Config, folder: Path | None) -> tuple[Tensor, Tensor]:
+    """The adapter that a learner begins with, or as it was saved, and the lots that it draws next."""
+    learner = started(config)
+    if folder is not None:
+        learner.load(folder)
+    return flat({name: whole(p.detach()) for name, p in learner.parameters.items()}), torch.rand(8)
+
+
+def draw_and_save(config: Config, folder: Path) -> Tensor:
+    learner = started(config)
+    torch.rand(8)
+    learner.save(folder)
+    learner.saved()
+    return torch.rand(8)
+
+
+def test_ranks_begin_and_draw_as_one_process_does_also_after_a_resume(config: MakeConfig, tmp_path: Path) -> None:
+    settings = config(model=LORA)
+    adapter, lots = draw(settings, None)
+    for theirs, drawn in run_group(2, draw, settings, None):
+        assert torch.equal(theirs, adapter) and torch.equal(drawn, lots)
+    after = draw_and_save(settings, tmp_path)
+    assert not torch.equal(after, lots)
+    for _, drawn in run_group(2, draw, settings, tmp_path):
+        assert torch.equal(drawn, after)
 
 
 @dataclass(frozen=True)
