@@ -1,7 +1,8 @@
 """A step of a run once more, in the learner alone: what its update does, and what each guard sees.
 
-The run's log of rollouts has every batch with its tokens and log-probabilities, so the learner can take up the newest
-checkpoint before the step, train what came after it again, and stand where it stood. On a processor, bit for bit.
+The run's log of rollouts has every batch with its tokens, their log-probabilities and experts, so the learner can take
+up the newest checkpoint before the step, train what came after it again, and stand where it stood. On a processor, bit
+for bit.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
 """What was sampled, how it was scored and what became of it: a parquet file per step, one row per trajectory.
 
 The first columns are for readers: any tool that opens parquet shows prompt, answer, score and why. The last ones
-hold the tokens, so that a step can be scored or trained again from its file alone.
+hold the tokens, so that a step can be scored or trained again from its file alone; what teachers said is not in it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +22,9 @@ from rlvr.files import replacing
 from rlvr.rollout.ledger import Fate
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.types import FinishReason, Group, Message, Outcome, Score, Task, TokenFate, Trajectory, TrajectoryKey
+
+if TYPE_CHECKING:
+    from rlvr.types import Experts
 
 _READABLE = [
     ("step", pa.int64()),
@@ -50,6 +55,8 @@ _EXACT = [
     ("logprobs", pa.list_(pa.float32())),  # the precision that samplers compute them in
     ("versions", pa.list_(pa.int32())),
     ("token_fates", pa.list_(pa.string())),  # what the learner did with each token; null: not sampled, or not trained
+    # NumPy's .npy of those that routers chose, [tokens, layers, top_k]; null: nothing was recorded, or not trained
+    ("experts", pa.large_binary()),
 ]
 SCHEMA = pa.schema(_READABLE + _EXACT)
 
@@ -141,6 +148,7 @@ def read_groups(path: Path) -> list[Group]:
     """The groups with their tokens, to score or train them again. Raises RunFolderError.
 
     Equal to what was written, except that columns and targets are as JSON keeps them: a tuple comes back as a list.
+    Experts are those of trained groups alone.
     """
     return _groups(_read(path, SCHEMA.names))
 
@@ -196,6 +204,7 @@ def _rows(
             **_task_columns(group),
             **_trajectory_columns(trajectory),
             "token_fates": _token_fates(trajectory, token_fates.get((group.id, place))),
+            "experts": _stored(trajectory.experts) if group_fate is Fate.TRAINED else None,
         }
 
 
@@ -205,6 +214,14 @@ def _token_fates(trajectory: Trajectory, of_sampled: bytes | None) -> list[str |
         return None
     fates = iter(of_sampled)
     return [TokenFate(next(fates)).name.lower() if sampled else None for sampled in trajectory.sampled]
+
+
+def _stored(experts: Experts | None) -> bytes | None:
+    if experts is None:
+        return None
+    file = io.BytesIO()
+    np.save(file, experts, allow_pickle=False)
+    return file.getvalue()
 
 
 def _fate(trajectory: Trajectory, group_fate: Fate | None) -> Fate | None:
@@ -304,4 +321,5 @@ def _trajectory(row: Mapping[str, Any]) -> Trajectory:
         score=Score(row["score"], Outcome(outcome), json.loads(row["parts"]), row["detail"]) if outcome else None,
         generate_s=row["generate_s"],
         score_s=row["score_s"],
+        experts=np.load(io.BytesIO(row["experts"]), allow_pickle=False) if row["experts"] is not None else None,
     )

@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
 
 import rlvr
 from rlvr import replay as replay_module
 from rlvr import training
+from rlvr.config import ModelConfig
 from rlvr.demo.problems import Split, rows
 from rlvr.events import EventKind, read_events
 from rlvr.learn.algorithms import Algorithm
@@ -45,14 +48,21 @@ async def letters(completion: str) -> float:
     return float(len(completion))
 
 
-def run(folder: Path, steps: int, ranks: int = 1, **settings: Any) -> None:
+def run(
+    folder: Path,
+    steps: int,
+    ranks: int = 1,
+    model: str = "tiny",
+    learner: Mapping[str, Any] = MappingProxyType({}),
+    **settings: Any,
+) -> None:
     rlvr.train(
-        model="tiny",
+        model=model,
         data={"path": rows(Split.TRAIN, 64, 0), "prompt": "question"},
         reward=letters,
         rollout={"max_staleness": 1, "groups_per_step": 2, "group_size": 4, "drop_zero_variance": False},
         sampling={"max_new_tokens": 12},
-        learner={"learning_rate": 1e-4, "warmup_steps": 0, "ranks": ranks},
+        learner={"learning_rate": 1e-4, "warmup_steps": 0, "ranks": ranks, **learner},
         generator={"engine": "transformers"},
         cluster={"backend": "local" if ranks == 1 else "ray"},
         steps=steps,
@@ -141,6 +151,24 @@ def test_a_replay_stands_where_the_run_stood(
     printed = capsys.readouterr().out
     assert "step 9, from policy version 4" in printed and "mismatch KL" in printed and "no limit yet" in printed
     assert "1 update, now policy version 5" in printed
+
+
+def test_a_replay_of_a_mixture_of_experts_sends_tokens_where_they_went(tmp_path: Path) -> None:
+    """Its routers are moved between sampling and training by as much as one update is: at this rate much."""
+    model = tmp_path / "model"
+    base = AutoTokenizer.from_pretrained(ModelConfig(name="tiny").name)
+    base.save_pretrained(model)
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "initializer_range": 0.3}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(
+        Qwen3MoeConfig(vocab_size=len(base), head_dim=8, eos_token_id=base.eos_token_id, **sizes, **experts)
+    ).save_pretrained(model)
+    run(tmp_path / "run", 3, model=str(model), learner={"learning_rate": 1e-2, "router": {"balance_loss": 0.1}})
+    made = replay(tmp_path / "run", 3, [], exact=True)
+    line = logged(tmp_path / "run")[-1]
+    assert line["experts/replay_agreement"] < 1
+    assert_as_logged(made.report, line)
 
 
 def test_a_replay_may_take_other_settings_and_leave_out_what_lies_between(

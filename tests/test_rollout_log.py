@@ -62,6 +62,17 @@ def test_groups_come_back_equal(folder: RunFolder) -> None:
     assert read_groups(path) == [*trained, filtered]
 
 
+def test_the_experts_of_what_was_trained_come_back(folder: RunFolder) -> None:
+    trained, filtered = group(0, RIGHT, WRONG), group(1, WRONG)
+    wide = np.array([[[300, 2]], [[1, 7]], [[0, 5]]], np.uint16)  # tokens, layers, top_k
+    trained.trajectories[0].experts = filtered.trajectories[0].experts = wide
+    path = write_rollouts(folder, 1, [trained], [(filtered, Fate.ZERO_VARIANCE)])
+    (first, second), (third,) = (g.trajectories for g in read_groups(path))
+    assert first.experts is not None and first.experts.dtype == np.uint16
+    assert np.array_equal(first.experts, wide)
+    assert second.experts is None and third.experts is None
+
+
 def test_a_step_that_was_read_can_be_written_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2, of_steps=2)
     groups = read_groups(run.rollouts(2))
