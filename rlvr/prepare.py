@@ -94,8 +94,7 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     errors of the parts, which say more.
     """
     _check_engine(config)
-    _check_bitsandbytes(config)
-    _check_router(config)
+    check_learner(config)
     tokenizer = load_tokenizer(config.model.name)
     tasks = load_tasks(config.data, tokenizer)
     held_out = load_tasks(config.evaluation.data, tokenizer) if config.evaluation.data else None
@@ -272,6 +271,12 @@ def open_run(config: Config, *, resume: bool) -> tuple[RunFolder, Checkpoint | N
     refuse_used(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     return folder, None
+
+
+def check_learner(config: Config) -> None:
+    """Raise PreparationError for settings of the learner that its model, or this machine, has no means for."""
+    _check_bitsandbytes(config)
+    _check_router(config)
 
 
 def _check_bitsandbytes(config: Config) -> None:

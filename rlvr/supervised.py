@@ -21,7 +21,15 @@ from rlvr.data import Cursor, CursorState
 from rlvr.events import EventKind, append_event
 from rlvr.learner_handle import LearnerHandle
 from rlvr.metrics import MetricLog
-from rlvr.prepare import Job, load_tokenizer, open_run, prepare, refuse_what_cannot_fit
+from rlvr.prepare import (
+    Job,
+    PreparationError,
+    check_learner,
+    load_tokenizer,
+    open_run,
+    prepare,
+    refuse_what_cannot_fit,
+)
 from rlvr.report import write_report
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
@@ -65,6 +73,12 @@ def prepare_sft(config: Config, load: LoadExamples | None = None) -> SupervisedJ
 def prepare_supervised(config: Config, load: LoadExamples) -> SupervisedJob:
     """Everything that can be known before the model is loaded. Raises DataError, PreparationError, and as `load`."""
     refuse_what_cannot_fit(config)
+    check_learner(config)
+    if config.learner.router.balance_loss:
+        raise PreparationError(
+            "learner.router.balance_loss needs the experts that tokens were sampled with, which given examples do not "
+            "name: set it to 0"
+        )
     # A run without rollouts has neither tasks nor rewards but those of its evaluation.
     asked = prepare(config.model_copy(update={"data": config.evaluation.data})) if answers_held_out(config) else None
     tokenizer = load_tokenizer(config.model.name)

@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3MoeConfig
 from typer.testing import CliRunner
 
 import rlvr
 from rlvr.cli import app
 from rlvr.config import Config, DataConfig
+from rlvr.config_loading import load_config
 from rlvr.data import DataError, render_prompt
 from rlvr.metrics import read_metrics
+from rlvr.prepare import PreparationError
+from rlvr.supervised import prepare_sft
 from rlvr.supervised_data import examples_of, load_examples
 from rlvr.types import Message
 
@@ -51,6 +54,23 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
         "sft": {"rows_per_step": 16},
         "tensorboard": False,
     } | more
+
+
+# ---------------------------------------------------------------------- refused before the model is loaded
+
+
+@pytest.mark.parametrize("word", ["learner.optimizer=adamw_8bit", "model.lora={rank: 8, quantize: true}"])
+def test_what_bitsandbytes_is_needed_for_is_told_where_it_cannot_be(word: str) -> None:
+    with pytest.raises(PreparationError, match=r"bitsandbytes|needs a GPU"):
+        prepare_sft(load_config([], ["model=tiny", "data=none", "learner.device=cpu", word]))
+
+
+def test_a_loss_on_experts_that_no_example_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreparationError, match=r"learner\.router\.balance_loss is for a mixture of experts"):
+        prepare_sft(load_config([], ["model=tiny", "data=none", "learner.router.balance_loss=0.1"]))
+    Qwen3MoeConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(PreparationError, match=r"balance_loss needs the experts .* set it to 0"):
+        prepare_sft(load_config([], [f"model={tmp_path}", "data=none", "learner.router.balance_loss=0.1"]))
 
 
 # ---------------------------------------------------------------------- examples

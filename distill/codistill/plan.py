@@ -224,6 +224,11 @@ def _refuse_what_does_not_fit(peers: Sequence[PeerPlan]) -> None:
                 f"peers.{peer.name}.rollout.drop_zero_variance: peers teach on the groups that are wrong throughout, "
                 "and this drops them before they are taught; leave it out or set it to false"
             )
+        if peer.learns and c.learner.router.balance_loss:
+            raise ConfigError(
+                f"peers.{peer.name}.learner.router.balance_loss: a peer's answer that is imitated does not name the "
+                "experts of this model, which the loss needs; set it to 0"
+            )
     longest = max(peers, key=_longest)
     for peer in peers:
         if _longest(peer) < _longest(longest) and longest.learns:

@@ -78,6 +78,10 @@ def test_what_is_saved_is_read_again_with_its_licences(tmp_path: Path) -> None:
         ({"codistill": {"burn_in": 0.5, "fade": 0.6}}, "is more than 1, the whole run"),
         ({"codistill": {"overlap_low": 0.9}}, "overlap_low must be below overlap_high"),
         ({"rollout": {"drop_zero_variance": True}}, "peers.a.rollout.drop_zero_variance: .* wrong throughout"),
+        (
+            {"learner": {"router": {"balance_loss": 0.1}}},
+            "balance_loss: a peer.s answer .* set it to 0",
+        ),
         ({"generator": {"engine": "vllm"}}, "one process holds one vLLM engine"),
         (
             {"peers": {"a": {"model": "m"}, "b": {"model": "m", "sampling": {"max_new_tokens": 99}}}},
