@@ -1,14 +1,13 @@
 """How a student learns what a teacher knows, in several ways from one starting checkpoint, over several seeds.
 
 The student is the demo's base model (0.38M parameters). The teacher is three times as wide (3.1M), and was trained on
-answers without a mistake. The ways: supervised fine-tuning on the teacher's verified answers, logit distillation on the
-same answers, on-policy distillation by the reverse and by the forward KL, that with the verifier's reward beside it,
-and reinforcement learning alone; one thread. A step is of 128 answers, of 32 where a teacher speaks of each token of the
-student's own answers: fewer then say as much. So that this is not what makes the difference, reinforcement learning is
-also run with 32. Accuracy is on 256 held-out problems, greedy. Seconds
-are of processor time, without the start of a run and its evaluations: on a core of its own a run takes as long, and
-other work on the machine lengthens them less than those of the clock. What the teacher, its answers and their capture
-took is told beside.
+answers without a mistake. The ways: supervised fine-tuning on the teacher's verified answers, logit distillation on
+the same answers, on-policy distillation by the reverse and by the forward KL, that with the verifier's reward beside
+it, and reinforcement learning alone; one thread. A step is of 128 answers, of 32 where a teacher speaks of each token
+of the student's own answers: fewer then say as much. So that this is not what makes the difference, reinforcement
+learning is also run with 32. Accuracy is on 256 held-out problems, greedy. Seconds are of processor time, without the
+start of a run and its evaluations: on a core of its own a run takes as long, and other work on the machine lengthens
+them less than those of the clock. What the teacher, its answers and their capture took is told beside.
 
     python benchmarks/distill.py                                  # every piece that is not there yet, then the table
     python benchmarks/distill.py --piece rl-0                     # one of: teacher, answers, store, WAY-SEED
