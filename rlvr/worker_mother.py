@@ -192,7 +192,7 @@ def _die_with_parent() -> None:
 
 def _work(connection: socket.socket) -> None:
     """Answer calls until the pool closes the socket. A function that came once is kept under its key."""
-    functions: dict[bytes, Callable[..., Any]] = {}
+    functions = _Functions()
     while True:
         try:
             request = _receive_frame(connection)
@@ -202,13 +202,29 @@ def _work(connection: socket.socket) -> None:
         connection.sendall(LENGTH.pack(len(reply)) + reply)
 
 
-def _call(functions: dict[bytes, Callable[..., Any]], request: bytes) -> bytes:
+class _Functions:
+    """By key. One that cannot be loaded is kept as it came, and says why at every call."""
+
+    def __init__(self) -> None:
+        self._pickled: dict[bytes, bytes] = {}
+        self._loaded: dict[bytes, Callable[..., Any]] = {}
+
+    def get(self, key: bytes, pickled: bytes | None) -> Callable[..., Any]:
+        """`pickled` comes with a key's first call. Raises what loading it raises."""
+        if pickled is not None:
+            self._pickled[key] = pickled
+        if key in self._pickled:
+            self._loaded[key] = pickle.loads(self._pickled[key])
+            del self._pickled[key]
+        return self._loaded[key]
+
+
+def _call(functions: _Functions, request: bytes) -> bytes:
     try:
         key, pickled_function, pickled_arguments = pickle.loads(request)
-        if pickled_function is not None:
-            functions[key] = pickle.loads(pickled_function)
+        function = functions.get(key, pickled_function)
         args, kwargs = pickle.loads(pickled_arguments)
-        return RETURNED + cloudpickle.dumps(functions[key](*args, **kwargs))
+        return RETURNED + cloudpickle.dumps(function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - whatever a function raises, SystemExit too, is its answer
         raised = RaisedError(type(error).__name__, str(error), traceback.format_exc())
         return RAISED + pickle.dumps(tuple(raised))

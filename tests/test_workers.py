@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,16 @@ def test_what_a_function_raises_comes_back_in_words(pool: WorkerPool) -> None:
     assert "in fail" in caught.value.traceback
     with pytest.raises(WorkerFailed, match="SystemExit"):
         pool.run_blocking(sys.exit, 1, deadline_s=10)
+
+
+def test_a_function_that_cannot_be_loaded_says_why_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_here = types.ModuleType("only_here")
+    exec("def double(x):\n    return 2 * x", of_here.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", of_here)
+    with WorkerPool(size=1) as pool:
+        for _ in range(3):
+            with pytest.raises(WorkerFailed, match="ModuleNotFoundError: No module named 'only_here'"):
+                pool.run_blocking(of_here.double, 1, deadline_s=10)
 
 
 def test_memory_is_limited(pool: WorkerPool) -> None:
