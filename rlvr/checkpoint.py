@@ -100,11 +100,17 @@ class CheckpointWriter:
         await self._learner.save(partial / "learner")
         self._writing = asyncio.create_task(self._complete(partial, state, pickled))
 
-    async def finish(self) -> None:
-        """Wait until the checkpoint under way is whole. Raises what it failed with."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await writing
+    async def finish(self, within_s: float | None = None) -> None:
+        """Wait until the checkpoint under way is whole; it is written on where the one who waits is cancelled.
+
+        Raises what it failed with, and CheckpointError when it takes longer than `within_s`.
+        """
+        if self._writing is None:
+            return
+        if not (await asyncio.wait({self._writing}, timeout=within_s))[0]:
+            raise CheckpointError(f"the checkpoint under way was not on disk after {within_s:g} s more")
+        writing, self._writing = self._writing, None
+        writing.result()
 
     async def _complete(self, partial: Path, state: CheckpointState, rollouts: bytes | None) -> None:
         """A folder has its final name only when all in it is on disk."""

@@ -154,6 +154,23 @@ async def test_a_checkpoint_is_written_while_the_run_goes_on(tmp_path: Path) -> 
     assert first.rollouts() == rollouts(7)
 
 
+async def test_a_checkpoint_is_written_on_when_the_one_who_waits_for_it_is_cancelled(tmp_path: Path) -> None:
+    learner = Weights("w")
+    learner.may_end.clear()
+    writer = CheckpointWriter(tmp_path, learner, keep=1)
+    await writer.save(CheckpointState(1, 1), rollouts())
+    waiting = asyncio.create_task(writer.finish())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(CheckpointError, match=r"not on disk after 0\.01 s"):
+        await writer.finish(0.01)
+    learner.may_end.set()
+    await writer.finish(10)
+    assert names(tmp_path) == ["step-000001"]
+
+
 async def test_what_a_killed_save_of_another_step_left_is_removed_too(tmp_path: Path) -> None:
     (tmp_path / "step-000015.partial" / "learner").mkdir(parents=True)
     await save(tmp_path, 20)
