@@ -81,12 +81,16 @@ class LearnerActor(LearnerThread):
         self._learner.ranks = ShardedRanks(self._learner.config)
 
 
-async def _within(seconds: float, what: str, call: Awaitable[T]) -> T:
-    """Nobody waits for ever: a remote call that outlasts its deadline is an error that names it."""
+async def _within(seconds: float | None, what: str, call: Awaitable[T]) -> T:
+    """Nobody waits for ever: a remote call that outlasts its deadline, or its actor, is an error that names it."""
+    from ray.exceptions import RayActorError
+
     try:
         return await asyncio.wait_for(call, seconds)
     except TimeoutError:
         raise ClusterError(f"{what}: no answer in {seconds:g} s") from None
+    except RayActorError as error:
+        raise ClusterError(f"{what}: its process is gone: {error}") from error
 
 
 class RemoteGenerator:
@@ -100,7 +104,7 @@ class RemoteGenerator:
         return await _within(START_S, f"start of {self._name}", self._actor.start.remote())
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        return await self._actor.generate.remote(request)
+        return await _within(None, f"an answer of {self._name}", self._actor.generate.remote(request))
 
     async def abort(self, request_id: str) -> None:
         await _within(STATUS_S, f"abort on {self._name}", self._actor.abort.remote(request_id))

@@ -20,6 +20,8 @@ from rlvr.generate.protocol import GeneratorStatus
 
 T = TypeVar("T")
 
+END_S = 60.0  # for the step or command under way when the thread is asked to end
+
 
 class GeneratorFailed(RuntimeError):
     """The engine broke in a step, or was closed: nothing it was asked will be answered."""
@@ -148,14 +150,19 @@ class EngineThread:
         return future
 
     async def close(self) -> None:
-        """End the thread. Whoever still waits gets GeneratorFailed."""
+        """End the thread. Whoever still waits gets GeneratorFailed.
+
+        Raises it where a step does not return: the thread is left behind, and ends with the process.
+        """
 
         def stop() -> None:
             self._closing = True
 
         if self._thread.is_alive():
             self.post(stop)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, END_S)
+            if self._thread.is_alive():
+                raise GeneratorFailed(f"{self._name} has not ended in {END_S:g} s: it hangs in a step or in a command")
 
     # ---------------------------------------------------------------- on the thread
 
@@ -191,6 +198,7 @@ class EngineThread:
         self.clock.enter(Phase.WAITING)
         if self._engine is not None:
             self._engine.fail(failure)
+            self._engine = None  # a large model, which an error's traceback may keep from being freed otherwise
         while not self._commands.empty():
             self._commands.get().future.set_exception(failure)
 

@@ -66,7 +66,11 @@ class GeneratorPool:
         return list(await asyncio.gather(*(g.status() for g in self._generators)))
 
     async def close(self) -> None:
-        await asyncio.gather(*(g.close() for g in self._generators))
+        """Close all, those too that stand behind one that cannot be closed. Raises what the first of these raises."""
+        ends = await asyncio.gather(*(g.close() for g in self._generators), return_exceptions=True)
+        for failure in ends:
+            if failure is not None:
+                raise failure
 
     def _home_of(self, group: str) -> int:
         """The generator of a group. It is kept while the group's envs think, when no request is in hand."""

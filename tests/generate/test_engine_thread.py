@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from rlvr.config import DType
+from rlvr.generate import engine_thread
 from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
 from rlvr.types import GenerateRequest, Sampling
 from rlvr.weight_transport import publish_file
@@ -96,6 +98,28 @@ async def test_closing_answers_those_who_wait() -> None:
     await asyncio.wait_for(thread.close(), 10)
     with pytest.raises(GeneratorFailed, match="closed"):
         await waiting
+
+
+async def test_a_step_that_hangs_does_not_keep_the_closing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "END_S", 0.1)
+    engine, may_end = CountingEngine(), threading.Event()
+    engine.step = may_end.wait  # type: ignore[method-assign,assignment]
+    thread = await started(engine)
+    waiting = asyncio.create_task(thread.request(engine.ask))
+    await asyncio.sleep(0.05)
+    with pytest.raises(GeneratorFailed, match=r"generator-7 has not ended in 0\.1 s"):
+        await asyncio.wait_for(thread.close(), 10)
+    may_end.set()
+    with pytest.raises(GeneratorFailed, match="closed"):
+        await waiting
+
+
+async def test_closing_lets_go_of_the_engine() -> None:
+    engine = CountingEngine()
+    thread, held = await started(engine), weakref.ref(engine)
+    await thread.close()
+    del engine
+    assert held() is None
 
 
 async def test_a_model_that_cannot_be_loaded_is_the_starters_error() -> None:
