@@ -43,7 +43,7 @@ def main() -> None:
     try:
         app()
     except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt:
         sys.exit("interrupted; go on with `rlvr train --resume` and the run's folder")
 

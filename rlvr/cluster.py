@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlvr.actors import GeneratorActor, LearnerActor, RemoteGenerator, RemoteLearner
+from rlvr.closing import close_with
 from rlvr.config import Config, Engine, Transport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.learner_handle import LearnerHandle, LocalLearner
 from rlvr.placement import WHOLE, ClusterError, Placement, Share, place, place_learner, place_teacher
+from rlvr.weights_folder import WeightsFolder
+
+if TYPE_CHECKING:
+    from rlvr.learn.learner import LearnerInfo
 
 T = TypeVar("T")
 
@@ -34,25 +38,20 @@ class Roles:
 
     pool: GeneratorPool
     learner: LearnerHandle
-    weights_folder: Path
-    notices: tuple[str, ...] = ()
-
-    async def close(self) -> None:
-        try:
-            await self.pool.close()
-        finally:
-            shutil.rmtree(self.weights_folder, ignore_errors=True)
+    notices: tuple[str, ...]
+    close: Callable[[], Awaitable[None]]
 
 
 async def start_roles(config: Config, share: Share = WHOLE) -> Roles:
-    """Start generators and learner where the config says, side by side, on a share of what is there.
+    """Start generators and learner where the config says, on a share of what is there; all of them, or none.
 
-    Raises ClusterError.
+    Raises ClusterError, and in this process what starting raises.
     """
-    weights_folder = _weights_folder()
-    if config.cluster.backend == "local":
-        return await _start_local(config, weights_folder)
-    return await _start_ray(config, weights_folder, share)
+    async with AsyncExitStack() as parts:
+        weights_folder = parts.enter_context(WeightsFolder()).path
+        start = _start_local if config.cluster.backend == "local" else _start_ray
+        pool, learner, info = await start(config, weights_folder, share, parts)
+        return Roles(pool, learner, info.notices, parts.pop_all().aclose)
 
 
 async def start_teacher(config: Config, share: Share = WHOLE) -> GeneratorPool:
@@ -60,9 +59,7 @@ async def start_teacher(config: Config, share: Share = WHOLE) -> GeneratorPool:
     if config.cluster.backend == "local":
         return await start_generators(_in_this_process(config))
     ground = _ground(config, share)
-    pool = ground.generators(place_teacher(ground.config, ground.cores, ground.gpus))
-    await _all_started(pool.start())
-    return pool
+    return await _all_started(_started(ground.generators(place_teacher(ground.config, ground.cores, ground.gpus))))
 
 
 async def start_learner(config: Config, weights_folder: Path) -> tuple[LearnerHandle, tuple[str, ...]]:
@@ -78,42 +75,37 @@ async def start_learner(config: Config, weights_folder: Path) -> tuple[LearnerHa
     return learner, (await _all_started(learner.start())).notices
 
 
-def _weights_folder() -> Path:
-    """A folder in shared memory for this run's versions; those of runs that were killed are removed.
-
-    Linux has shared memory at /dev/shm; elsewhere the folder for temporary files does, slower.
-    """
-    parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
-    for other in parent.glob("rlvr-weights-*"):
-        if not Path("/proc", other.name.split("-")[2]).exists():
-            shutil.rmtree(other, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{os.getpid()}-", dir=parent))
-
-
 async def start_generators(config: Config) -> GeneratorPool:
     """Generators without a learner, in this process: for an evaluation of a model as it is."""
     from rlvr.generate.factory import make_generator
 
-    pool = GeneratorPool([make_generator(config, "generator-0")])
-    await pool.start()
+    return await _started(GeneratorPool([make_generator(config, "generator-0")]))
+
+
+async def _started(pool: GeneratorPool) -> GeneratorPool:
+    """The pool, all of which has started; or none of it."""
+    async with AsyncExitStack() as parts:
+        close_with(parts, "the generators", pool.close)
+        await pool.start()
+        parts.pop_all()
     return pool
 
 
-async def _start_local(config: Config, weights_folder: Path) -> Roles:
+async def _start_local(
+    config: Config, weights_folder: Path, share: Share, parts: AsyncExitStack
+) -> tuple[GeneratorPool, LearnerHandle, LearnerInfo]:
+    """One process has no share of a machine: what runs beside it are threads of the same."""
     import transformers
 
     from rlvr.generate.factory import make_generator
 
     config = _in_this_process(config)
-    roles = Roles(
-        GeneratorPool([make_generator(config, "generator-0")]),
-        LocalLearner(config, weights_folder, Transport.SHARED_MEMORY),
-        weights_folder,
-    )
+    pool = GeneratorPool([make_generator(config, "generator-0")])
+    close_with(parts, "the generator", pool.close)
+    learner = LocalLearner(config, weights_folder, Transport.SHARED_MEMORY)
     transformers.utils.logging.disable_progress_bar()
-    await roles.pool.start()  # one after the other: transformers cannot load two models at once in one process
-    info = await roles.learner.start()
-    return replace(roles, notices=info.notices)
+    await pool.start()  # one after the other: transformers cannot load two models at once in one process
+    return pool, learner, await learner.start()
 
 
 def _in_this_process(config: Config) -> Config:
@@ -172,13 +164,16 @@ def _ground(config: Config, share: Share) -> _Ground:
     return _Ground(_with_gpu_share(config, gpus), nodes, share.of_cores(cores), gpus)
 
 
-async def _start_ray(config: Config, weights_folder: Path, share: Share) -> Roles:
+async def _start_ray(
+    config: Config, weights_folder: Path, share: Share, parts: AsyncExitStack
+) -> tuple[GeneratorPool, LearnerHandle, LearnerInfo]:
     ground = _ground(config, share)
     generator_places, learner_places = place(ground.config, ground.cores, ground.gpus)
     learner = ground.learner(learner_places, weights_folder)
-    roles = Roles(ground.generators(generator_places), learner, weights_folder)
-    _, info = await _all_started(asyncio.gather(roles.pool.start(), roles.learner.start()))
-    return replace(roles, notices=info.notices)
+    pool = ground.generators(generator_places)
+    close_with(parts, "the generators", pool.close)
+    _, info = await _all_started(asyncio.gather(pool.start(), learner.start()))
+    return pool, learner, info
 
 
 async def _all_started(starting: Awaitable[T]) -> T:

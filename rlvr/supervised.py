@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
+from rlvr.closing import close_with
 from rlvr.cluster import disconnect_ray, start_learner, start_roles
 from rlvr.config import AlgorithmConfig, Config
 from rlvr.config_loading import to_yaml
@@ -142,6 +144,8 @@ class Supervised:
         """All steps of the run. What is started is closed with `parts`."""
         self.learner = await self.start(parts)
         self.checkpoints = CheckpointWriter(self.folder.checkpoints, self.learner, self.config.checkpoint.keep)
+        finish = partial(self.checkpoints.finish, self.config.cluster.watchdog_s)
+        close_with(parts, "the checkpoint under way", finish)
         if self.checkpoint is not None:
             await self.learner.load(self.checkpoint.learner)
         await self.evaluate()
@@ -163,7 +167,7 @@ class Supervised:
             return learner
         self.console.note("starting generators and learner")
         roles = await start_roles(self.config)
-        parts.push_async_callback(roles.close)
+        close_with(parts, "generators and learner", roles.close)
         self.tell(roles.notices)
         scorer = asked.scorer()
         parts.callback(scorer.close)

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter, latest_checkpoint
+from rlvr.closing import close_with
 from rlvr.cluster import Roles, start_roles
 from rlvr.config import Config
 from rlvr.config_loading import to_yaml
@@ -91,10 +93,10 @@ async def train(
     console.note("starting generators and learner")
     async with AsyncExitStack() as parts:
         if teaching is not None:
-            parts.push_async_callback(teaching.close)
+            close_with(parts, "the teachers", teaching.close)
             await teaching.start()
         roles = await start_roles(job.config)
-        parts.push_async_callback(roles.close)
+        close_with(parts, "generators and learner", roles.close)
         return await train_with(roles, job, folder, checkpoint, console, teaching)
 
 
@@ -116,9 +118,11 @@ async def train_with(
         scorer = job.scorer()
         parts.callback(scorer.close)
         training = Training(job, folder, roles, scorer, checkpoint, console, teaching)
-        parts.push_async_callback(training.close)
+        watchdog_s = job.config.cluster.watchdog_s
+        parts.callback(training.log.close)
+        close_with(parts, "the checkpoint under way", partial(training.checkpoints.finish, watchdog_s))
+        close_with(parts, "the rollouts", training.rollouts.stop)
         try:
-            watchdog_s = job.config.cluster.watchdog_s
             return await watch(training.run(), training.progress, training.where_it_stands, watchdog_s)
         except Exception as error:
             append_event(folder, training.step, EventKind.FAILURE, f"{type(error).__name__}: {error}")
@@ -341,10 +345,6 @@ class Training:
         before, after = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
         report = await asyncio.to_thread(write_report, self.folder)
         return RunResult(self.folder.path, report, self.folder.policy, self.step, before, after)
-
-    async def close(self) -> None:
-        await self.rollouts.stop()
-        self.log.close()
 
     # ---------------------------------------------------------------- for the watchdog
 
