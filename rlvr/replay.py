@@ -109,7 +109,7 @@ class _Training:
     async def train(self, step: int) -> LearnerReport:
         groups = read_trained_groups(self.folder.rollouts(step))
         newest = max([self.version, *(v for g in groups for t in g.trajectories for v in t.versions)])
-        report = await self.learner.train(rows_from(groups, self.algorithm, newest))
+        report = await self.learner.train(rows_from(groups, self.algorithm.advantage(groups), newest))
         self.version = report.version
         return report
 
@@ -131,7 +131,8 @@ def _refuse_taught(folder: RunFolder, steps: range) -> None:
 def _refuse_own_algorithm(folder: RunFolder, step: int) -> None:
     """A function of one's own is in no config: what it made of the step's answers is in the log, and tells."""
     path = folder.rollouts(step)
-    of_groups = mean_advantages(_algorithm(load_config([folder.config], [])), read_trained_groups(path))
+    groups, algorithm = read_trained_groups(path), _algorithm(load_config([folder.config], []))
+    of_groups = mean_advantages(groups, algorithm.advantage(groups))
     made = list(chain.from_iterable(of_groups))
     logged = [r.advantage for r in read_rollouts(path) if r.fate is Fate.TRAINED and r.advantage is not None]
     if len(made) != len(logged) or not np.allclose(made, logged, equal_nan=True):

@@ -25,7 +25,7 @@ from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.gdpo import GDPO
 from rlvr.learn.guards import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, HealthWatch
 from rlvr.learn.learner_report import LearnerReport
-from rlvr.learn.own import OwnAlgorithm, WeightsOfGroups, mean_weight
+from rlvr.learn.own import OwnAlgorithm, Weight, WeightsOfGroups, mean_weight
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.rows import rows_from
 from rlvr.metrics import MetricLog, read_metrics
@@ -140,11 +140,11 @@ def algorithm_of(c: Config, rewards: Sequence[Reward], own: WeightsOfGroups | No
     return replace(algorithm, advantage=GDPO(tuple(rewards))) if c.reward.combine is Combine.GDPO else algorithm
 
 
-def mean_advantages(algorithm: Algorithm, groups: Sequence[Group]) -> list[list[float]]:
+def mean_advantages(groups: Sequence[Group], advantages: Sequence[Sequence[Weight]]) -> list[list[float]]:
     """For each group one of each answer with a verdict, as the log of rollouts keeps them."""
     return [
         [mean_weight(weight, t) for t, weight in zip(group.judged(), of_group, strict=True)]
-        for group, of_group in zip(groups, algorithm.advantage(groups), strict=True)
+        for group, of_group in zip(groups, advantages, strict=True)
     ]
 
 
@@ -213,7 +213,8 @@ class Training:
             groups = await self.rollouts.take()
             filtered = self.rollouts.take_filtered()
         with stages("make_rows"):
-            rows = rows_from(groups, self.algorithm, self.version)
+            advantages = self.algorithm.advantage(groups)
+            rows = rows_from(groups, advantages, self.version)
         taught: dict[str, float] = {}
         if self.teaching is not None:
             with stages("ask_teachers"):
@@ -231,7 +232,7 @@ class Training:
             metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics() | taught
             self.tell_failures(filtered, report.skipped)
             self.warn(*self.health.news(self.health.read(metrics)))
-            await self.record(groups, filtered, metrics, receipts, report.token_fates)
+            await self.record(groups, advantages, filtered, metrics, receipts, report.token_fates)
         # Before the checkpoint: what an evaluation objects to does not take the place of a better one.
         if self.is_due(self.config.evaluation.every_steps) or self.step == self.config.steps:
             with stages("evaluate"):
@@ -295,6 +296,7 @@ class Training:
     async def record(
         self,
         groups: list[Group],
+        advantages: Sequence[Sequence[Weight]],
         filtered: list[tuple[Group, Fate]],
         metrics: dict[str, float],
         receipts: list[WeightReceipt],
@@ -308,8 +310,8 @@ class Training:
         metrics |= self.clock.times(stage_s, step_s, await self.roles.pool.statuses())
         metrics |= throughput_metrics(metrics, step_s)
         metrics["time/update_stall_s"] = max(receipt.stall_s for receipt in receipts)
-        advantages = mean_advantages(self.algorithm, groups)
-        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, advantages, token_fates)
+        means = mean_advantages(groups, advantages)
+        await asyncio.to_thread(write_rollouts, self.folder, self.step, groups, filtered, means, token_fates)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
 

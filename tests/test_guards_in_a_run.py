@@ -23,15 +23,16 @@ from rlvr import training
 from rlvr.config import ModelConfig
 from rlvr.demo.problems import Split, rows
 from rlvr.events import EventKind, read_events
-from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.learner_report import LearnerReport
+from rlvr.learn.own import Weight
 from rlvr.learn.rows import rows_from
 from rlvr.replay import replay, show
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.training import TrainingStopped
 from rlvr.types import Group, Row
 
-MakeRows = Callable[[Sequence[Group], Algorithm, int], list[Row]]
+Weights = Sequence[Sequence[Weight]]
+MakeRows = Callable[[Sequence[Group], Weights, int], list[Row]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,10 +77,10 @@ def poison(steps: range) -> MakeRows:
     """Rows as they are, but those of calls in `steps`, counted from 1, whose advantages are not numbers."""
     calls = 0
 
-    def make(groups: Sequence[Group], algorithm: Algorithm, version: int) -> list[Row]:
+    def make(groups: Sequence[Group], advantages: Weights, version: int) -> list[Row]:
         nonlocal calls
         calls += 1
-        made = rows_from(groups, algorithm, version)
+        made = rows_from(groups, advantages, version)
         for row in made if calls in steps else ():
             assert row.rl is not None
             row.rl.advantages = [math.nan] * len(row)

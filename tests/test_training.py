@@ -154,7 +154,10 @@ def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
     def likes_thinking(completion: str, answer: str) -> float:
         return float("<think>" in completion) + 0.1 * (answer in completion)
 
+    asked: list[int] = []
+
     def first_token_only(groups: Sequence[Group]) -> list[list[list[float]]]:
+        asked.append(len(groups))
         return [[[1.0] + [0.0] * (len(t.token_ids) - 1) for t in group.judged()] for group in groups]
 
     result = rlvr.train(
@@ -172,6 +175,7 @@ def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
         tensorboard=False,
     )
     assert result.steps == 3
+    assert asked == [2] * 3  # once a step: it may keep a state, or draw
     assert all(line["staleness/max"] == 0 for line in _steps(result.folder))
     _assert_books_balance(result.folder)
     assert (result.policy / "model.safetensors").is_file()

@@ -4,6 +4,9 @@ The function takes the groups of an optimizer step and gives for each group one 
 verdict, in their order: a number for all its tokens, or a list with one number for each of its `token_ids`. A number
 stands where an advantage stands: it multiplies the gradient of the token's log-probability, times what the kernel,
 correction and masks of the run's preset make of the policy's ratio. 0 is not trained.
+
+It is called once a step. With `rollout.drop_zero_variance` it is also called with each finished group alone, which is
+left out where all its weights are 0.
 """
 
 from __future__ import annotations

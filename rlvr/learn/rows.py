@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.own import Weight, per_token
 from rlvr.types import FinishReason, Group, RLStream, Row, Trajectory
 
 
-def rows_from(groups: Sequence[Group], algorithm: Algorithm, version: int) -> list[Row]:
+def rows_from(groups: Sequence[Group], advantages: Sequence[Sequence[Weight]], version: int) -> list[Row]:
     """Rows of the trajectories that have a verdict and sampled tokens. The ids are those that were sampled.
 
-    `version` is the learner's, and staleness counts from it. A trajectory without a verdict is no part of the
-    baseline. Raises ValueError for a token that is newer than `version`.
+    `advantages` are the algorithm's, for each group one per trajectory with a verdict. `version` is the learner's, and
+    staleness counts from it. Raises ValueError for a token that is newer than `version`.
     """
     rows = []
-    for group, advantages in zip(groups, algorithm.advantage(groups), strict=True):
+    for group, of_group in zip(groups, advantages, strict=True):
         judged = [
             (place, trajectory)
             for place, trajectory in enumerate(group.trajectories)
@@ -24,7 +23,7 @@ def rows_from(groups: Sequence[Group], algorithm: Algorithm, version: int) -> li
         ]
         rows += [
             _row(group.id, place, trajectory, advantage, version)
-            for (place, trajectory), advantage in zip(judged, advantages, strict=True)
+            for (place, trajectory), advantage in zip(judged, of_group, strict=True)
             if any(trajectory.sampled)
         ]
     return rows

@@ -11,7 +11,7 @@ from rlvr.learn.kernels import Band, PPOClip
 from rlvr.learn.kl import KLGradient, KLPenalty, KLTarget
 from rlvr.learn.presets import algorithm_from
 from rlvr.learn.rows import rows_from
-from rlvr.types import FinishReason, Group, Outcome, Score, Task, Trajectory
+from rlvr.types import FinishReason, Group, Outcome, Row, Score, Task, Trajectory
 
 from .conftest import rl_of
 
@@ -38,10 +38,14 @@ def group(*trajectories: Trajectory) -> Group:
     return Group(5, Task("t", (), (7, 8), None, {}), list(trajectories))
 
 
+def made(groups: list[Group], version: int) -> list[Row]:
+    return rows_from(groups, algorithm().advantage(groups), version)
+
+
 def test_rows_hold_exactly_what_was_sampled() -> None:
     tool_call = trajectory(1.0, [3, 3, -1, -1, 4], sampled=[True, True, False, False, True])
     wrong = trajectory(0.0, [4], finish=FinishReason.LENGTH)
-    right_row, wrong_row = rows_from([group(tool_call, wrong)], algorithm(), version=4)
+    right_row, wrong_row = made([group(tool_call, wrong)], version=4)
 
     assert right_row.group_id == 5
     assert right_row.token_ids == [7, 8, 10, 11, 12, 13, 14]
@@ -54,19 +58,19 @@ def test_rows_hold_exactly_what_was_sampled() -> None:
 
 def test_an_answer_without_a_verdict_moves_no_baseline_and_gets_no_row() -> None:
     judged = [trajectory(1.0, [0]), trajectory(0.0, [0])]
-    rows = rows_from([group(judged[0], trajectory(None, [0]), judged[1])], algorithm(), version=0)
+    rows = made([group(judged[0], trajectory(None, [0]), judged[1])], version=0)
     assert [rl_of(row).advantages[-1] for row in rows] == [0.5, -0.5]
     assert [row.trajectory for row in rows] == [0, 2]
 
 
 def test_a_trajectory_in_which_nothing_was_sampled_gets_no_row() -> None:
-    rows = rows_from([group(trajectory(1.0, []), trajectory(0.0, [0]))], algorithm(), version=0)
+    rows = made([group(trajectory(1.0, []), trajectory(0.0, [0]))], version=0)
     assert [rl_of(row).advantages[-1] for row in rows] == [-0.5]
 
 
 def test_a_token_from_the_future_is_refused() -> None:
     with pytest.raises(ValueError, match="policy version 9, but the learner is at 4"):
-        rows_from([group(trajectory(1.0, [9]), trajectory(0.0, [4]))], algorithm(), version=4)
+        made([group(trajectory(1.0, [9]), trajectory(0.0, [4]))], version=4)
 
 
 def test_overrides_stand_over_the_preset() -> None:

@@ -69,7 +69,8 @@ def test_advantages_are_those_of_the_paper() -> None:
 def test_rows_carry_them_and_answers_without_a_verdict_move_nothing() -> None:
     with_hole = group(0, [(1.0, 3.0), None, (0.0, 1.0), (0.0, 2.0)])
     other = group(1, [(1.0, 0.0), (0.0, 0.0)])
-    rows = rows_from([with_hole, other], algorithm(RIGHT, BRIEF), version=0)
+    groups = [with_hole, other]
+    rows = rows_from(groups, algorithm(RIGHT, BRIEF).advantage(groups), version=0)
     values = [np.array([[1.0, 3.0], [0.0, 1.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 0.0]])]
     theirs = np.concatenate(expected(values, np.array([1.0, 0.3])))
     np.testing.assert_allclose([rl_of(row).advantages[-1] for row in rows], theirs, rtol=1e-9)

@@ -52,7 +52,7 @@ def early(groups: Sequence[Group]) -> list[list[float | list[float]]]:
 
 
 def test_weights_reach_the_tokens_they_are_for() -> None:
-    first, second = rows_from([GROUP], own(early), version=0)
+    first, second = rows_from([GROUP], own(early).advantage([GROUP]), version=0)
     assert rl_of(first).advantages == [0, 0, 0.5, 0, 0]  # what was read has no weight, whatever was given
     assert rl_of(second).advantages == [0, 0, -0.5, -0.5]
     assert (first.trajectory, second.trajectory) == (0, 2)
@@ -79,4 +79,4 @@ def test_a_group_is_flat_when_no_sampled_token_has_a_weight() -> None:
 )
 def test_what_are_no_weights_is_refused(function: Any, message: str) -> None:
     with pytest.raises(AlgorithmError, match=f"algorithm <lambda> {message}"):
-        rows_from([GROUP], own(function), version=0)
+        own(function).advantage([GROUP])
