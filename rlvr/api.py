@@ -51,7 +51,8 @@ def train(
     of `rlvr.config.Config`, sections as dictionaries: `train(..., steps=50, rollout={"max_staleness": 0})`. `config`
     is a YAML file below all of these.
 
-    Raises ConfigError, DataError, RewardError or PreparationError before anything is started.
+    Raises ConfigError, DataError, RewardError or PreparationError before anything is started, and RolloutError for a
+    resume with another `rollout.group_size`.
     """
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
     if not resume:
@@ -109,6 +110,8 @@ def run_config(
     refuse_what_cannot_fit(config)
     job = replace(prepare(config, rewards), algorithm=algorithm)
     folder, checkpoint = open_run(config, resume=resume)
+    if checkpoint is not None:
+        checkpoint.rollouts().refuse_other_group_size(config.rollout.group_size)
     with Console(config.steps) as console:
         try:
             return run_coroutine(run_training(job, folder, checkpoint, console, teaching))

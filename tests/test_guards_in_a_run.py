@@ -27,6 +27,7 @@ from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.own import Weight
 from rlvr.learn.rows import rows_from
 from rlvr.replay import replay, show
+from rlvr.rollout.rollouts import RolloutError
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.training import TrainingStopped
 from rlvr.types import Group, Row
@@ -170,6 +171,20 @@ def test_a_replay_of_a_mixture_of_experts_sends_tokens_where_they_went(tmp_path:
     line = logged(tmp_path / "run")[-1]
     assert line["experts/replay_agreement"] < 1
     assert_as_logged(made.report, line)
+
+
+def test_a_resume_with_another_group_size_is_refused_before_anything_starts(
+    rolled_back: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "start_roles", None)
+    with pytest.raises(RolloutError, match=r"rollout\.group_size=3: .* resume with rollout\.group_size=4"):
+        rlvr.train(
+            reward=letters,
+            config=rolled_back / "config.yaml",
+            resume=True,
+            run_dir=rolled_back,
+            rollout={"group_size": 3},
+        )
 
 
 def test_a_replay_may_take_other_settings_and_leave_out_what_lies_between(

@@ -40,6 +40,11 @@ class Ledger:
     def settle(self, fate: Fate, trajectories: int = 1) -> None:
         self.fates[fate] += trajectories
 
+    @property
+    def unsettled(self) -> int:
+        """Issued and not settled: what must be in flight."""
+        return self.issued - sum(self.fates.values())
+
     def check(self, in_flight: int) -> None:
         """Compare with what is really in flight. Raises LedgerError."""
         settled = sum(self.fates.values())

@@ -25,7 +25,7 @@ from rlvr.types import Group, Outcome, Task
 
 
 class RolloutError(RuntimeError):
-    """Rollouts cannot go on: every answer fails, or a generator or engine part broke."""
+    """Rollouts cannot go on: every answer fails, a generator or engine part broke, or a setting may not change now."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ class RolloutState:
     filtered: list[tuple[Group, Fate]]
     ledger: Ledger
 
+    def refuse_other_group_size(self, group_size: int) -> None:
+        """Raise RolloutError unless the tasks in flight have `group_size` answers each, as the books say."""
+        open_answers = self.ledger.unsettled - sum(len(group.trajectories) for group in self.ready)
+        was, rest = divmod(open_answers, max(len(self.in_flight), 1))
+        if self.in_flight and not rest and was != group_size:
+            raise RolloutError(
+                f"rollout.group_size={group_size}: a run keeps its group size, and this one's tasks in flight have "
+                f"{was} answers each; resume with rollout.group_size={was}, or start a new run from an export of its "
+                "policy"
+            )
+
 
 def equal_scores(group: Group) -> bool:
     """Whether a group is flat where one number is all that its answers have."""
@@ -51,7 +62,8 @@ def equal_scores(group: Group) -> bool:
 class Rollouts:
     """Starts groups while slots are free. Lives on one event loop.
 
-    `is_flat` tells whether a group has no gradient, which is for the algorithm to say.
+    `is_flat` tells whether a group has no gradient, which is for the algorithm to say. Raises RolloutError for a
+    `state` of another group size.
     """
 
     def __init__(
@@ -62,6 +74,8 @@ class Rollouts:
         state: RolloutState | None = None,
         is_flat: Callable[[Group], bool] = equal_scores,
     ) -> None:
+        if state is not None:
+            state.refuse_other_group_size(config.group_size)
         self._is_flat = is_flat
         self._cursor = cursor
         self._runner = runner

@@ -343,6 +343,16 @@ async def test_a_resume_with_fewer_slots_starts_nothing_until_they_are_free() ->
     second.check()
 
 
+async def test_a_resume_with_another_group_size_is_refused() -> None:
+    first = Bench(settings_of(max_staleness=1))
+    await first.start()
+    await first.runner.finish(0)
+    state = pickle.loads(pickle.dumps(first.rollouts.state()))
+    with pytest.raises(RolloutError, match=r"rollout\.group_size=5: .* resume with rollout\.group_size=2"):
+        Bench(settings_of(group_size=5), state)
+    Bench(settings_of(), state).check()
+
+
 # A script is a list of what happens: the n-th group in flight finishes, with these values; a checkpoint is taken;
 # the run is killed and resumed from its last checkpoint.
 FINISH = st.tuples(st.integers(0, 50), st.sampled_from([GOOD, GOOD, EQUAL, FAILED, HALF_FAILED]))
