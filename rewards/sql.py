@@ -1,27 +1,29 @@
 """Whether a query gives the rows that the reference query gives, on the same SQLite database.
 
-Both run in the sandbox, each in a process of its own; rows are compared here. So a query can change neither the
+Both run in the sandbox, each in a process of its own; rows are compared out of it. So a query can change neither the
 database nor what is expected, and one that never ends is stopped.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import re
 import sqlite3
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlvr.reward_function import reward
 from rlvr.rewards.answer_text import answer_text
+from rlvr.rewards.once import Once
 from rlvr.rewards.sql_in_sandbox import DATABASE
-from rlvr.sandbox import Limits, Program, Result, Sandbox, Status
+from rlvr.rewards.sql_rows import QueryFailed, score_of, why_no_reference
+from rlvr.sandbox import Limits, Program, Sandbox, Status
 from rlvr.types import Outcome, Score
+from rlvr.workers import WorkerPool
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(?:sql|sqlite)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 _SOURCE = Path(__file__).with_name("sql_in_sandbox.py").read_text(encoding="utf-8")
@@ -29,21 +31,18 @@ _MIB = 1 << 20
 _QUERY_CPU_S = 5.0
 _OUTPUT_BYTES = 32 * _MIB
 _REMEMBERED = 10_000  # results of references
-_DIGITS = 9  # of a float that count: sums of the same numbers in another order differ in the last ones
+_READ_AT_ONCE_BYTES = 1 << 16  # of results; more are read in a worker
+_READING_DEADLINE_S = 60.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """What a query gave."""
+class _Reference:
+    """What the reference query gave, and why nothing can be compared with it; empty where it can."""
 
-    rows: list[tuple[Any, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """Why it gave no rows, by its own fault."""
-
-    why: str
+    answer: bytes
+    why_not: str
 
 
 class QueryNotRun(RuntimeError):
@@ -64,17 +63,16 @@ async def sql(completion: str, target: str, database: str = "", script: str = ""
     query = query_of(completion)
     if query is None:
         return Score(0.0, detail="no query in the answer")
-    content = _database(database, script)
     queries = _queries_of(os.getpid())
-    expected = await queries.expected(target, content)
-    if isinstance(expected, _Fault):
-        return Score(None, Outcome.NO_VERDICT, detail=f"sql: the reference query {expected.why}")
-    if not expected.rows:
-        return Score(None, Outcome.NO_VERDICT, detail="sql: the reference query gives no row, as many queries would")
-    got = await queries.run(query, content)
-    if isinstance(got, _Fault):
-        return Score(0.0, detail=f"the query {got.why}")
-    return Score(float(same_rows(got.rows, expected.rows, ordered)), detail=_difference(got.rows, expected.rows))
+    content = await queries.database(database, script)
+    reference = await queries.reference(target, content)
+    if reference.why_not:
+        return Score(None, Outcome.NO_VERDICT, detail=f"sql: the reference query {reference.why_not}")
+    try:
+        answer = await queries.run(query, content)
+    except QueryFailed as error:
+        return Score(0.0, detail=f"the query {error}")
+    return await queries.compute(score_of, answer, reference.answer, ordered)
 
 
 def query_of(completion: str) -> str | None:
@@ -86,64 +84,39 @@ def query_of(completion: str) -> str | None:
     return (fenced[-1] if fenced else answer).strip().rstrip(";").strip() or None
 
 
-def same_rows(rows: Sequence[tuple[Any, ...]], expected: Sequence[tuple[Any, ...]], ordered: bool) -> bool:
-    """Whether two results are the same, value by value."""
-    mine, theirs = ([tuple(map(_comparable, row)) for row in result] for result in (rows, expected))
-    return mine == theirs if ordered else Counter(mine) == Counter(theirs)
-
-
-def _comparable(value: Any) -> Any:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
-
-
-def _difference(rows: Sequence[tuple[Any, ...]], expected: Sequence[tuple[Any, ...]]) -> str:
-    return f"{len(rows)} rows, first {rows[:1]!r:.100}; expected {len(expected)}, first {expected[:1]!r:.100}"
-
-
-# ---------------------------------------------------------------- databases
-
-
-def _database(path: str, script: str) -> bytes:
-    if bool(path) == bool(script):
-        raise ValueError("sql: give either `database`, the path of an SQLite file, or `script`, the SQL that makes one")
-    return _made_by(script) if script else _content(path, Path(path).stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _made_by(script: str) -> bytes:
-    connection = sqlite3.connect(":memory:")
-    try:
-        connection.executescript(script)
-        return connection.serialize()
-    finally:
-        connection.close()
-
-
-@lru_cache(maxsize=16)
-def _content(path: str, changed_ns: int) -> bytes:
-    """The file as it was when it changed last: `changed_ns` makes a new entry of a new file."""
-    return Path(path).read_bytes()
-
-
-# ---------------------------------------------------------------- queries
-
-
 class _Queries:
-    """Runs queries in a sandbox, and remembers what references gave: each is asked once for all answers to it."""
+    """Runs queries in a sandbox. Databases and what references gave are made once for all answers that need them."""
 
     def __init__(self) -> None:
         self._sandbox = Sandbox()
-        self._expected: dict[tuple[str, int], _Rows | _Fault] = {}
+        self._workers = WorkerPool(size=2, preload=("rlvr.rewards.sql_rows",))
+        self._made: Once[bytes] = Once(64)
+        self._files: Once[bytes] = Once(16)
+        self._references: Once[_Reference] = Once(_REMEMBERED)
 
-    async def expected(self, query: str, content: bytes) -> _Rows | _Fault:
-        key = (query, hash(content))
-        if key not in self._expected:
-            if len(self._expected) >= _REMEMBERED:
-                del self._expected[next(iter(self._expected))]
-            self._expected[key] = await self.run(query.strip().rstrip(";"), content)
-        return self._expected[key]
+    async def database(self, path: str, script: str) -> bytes:
+        if bool(path) == bool(script):
+            raise ValueError(
+                "sql: give either `database`, the path of an SQLite file, or `script`, the SQL that makes one"
+            )
+        if script:
+            return await self._made.get(script, lambda: asyncio.to_thread(_made_by, script))
+        file = Path(path)
+        changed_ns = file.stat().st_mtime_ns  # a new key for a new file
+        return await self._files.get((path, changed_ns), lambda: asyncio.to_thread(file.read_bytes))
 
-    async def run(self, query: str, content: bytes) -> _Rows | _Fault:
+    async def reference(self, query: str, content: bytes) -> _Reference:
+        return await self._references.get((query, hash(content)), lambda: self._asked(query, content))
+
+    async def _asked(self, query: str, content: bytes) -> _Reference:
+        try:
+            answer = await self.run(query.strip().rstrip(";"), content)
+        except QueryFailed as error:
+            return _Reference(b"", str(error))
+        return _Reference(answer, await self.compute(why_no_reference, answer))
+
+    async def run(self, query: str, content: bytes) -> bytes:
+        """The rows it gave, or its error, as `sql_rows` reads them. Raises QueryNotRun, and QueryFailed at a limit."""
         limits = Limits(
             wall_s=4 * _QUERY_CPU_S,
             cpu_s=_QUERY_CPU_S,
@@ -151,7 +124,22 @@ class _Queries:
             disk_bytes=len(content) + 64 * _MIB,
         )
         program = Program(_SOURCE, files={DATABASE: content})
-        return _read(await self._sandbox.run_async(program, stdin=query.encode("utf-8", "replace"), limits=limits))
+        result = await self._sandbox.run_async(program, stdin=query.encode("utf-8", "replace"), limits=limits)
+        match result.status:
+            case Status.OK:
+                return result.stdout
+            case Status.CPU | Status.MEMORY | Status.OUTPUT | Status.DISK:
+                raise QueryFailed(f"takes more than it may: {result.status.value}")
+            case _:
+                raise QueryNotRun(
+                    f"{result.status.value}: {result.detail or result.stderr[-300:].decode(errors='replace')}"
+                )
+
+    async def compute(self, function: Callable[..., _T], *of: Any) -> _T:
+        """Of answers: small ones here, large ones in a worker."""
+        if sum(len(answer) for answer in of if isinstance(answer, bytes)) <= _READ_AT_ONCE_BYTES:
+            return function(*of)
+        return await self._workers.run(function, *of, deadline_s=_READING_DEADLINE_S)
 
 
 @cache
@@ -160,20 +148,10 @@ def _queries_of(process_id: int) -> _Queries:
     return _Queries()
 
 
-def _read(result: Result) -> _Rows | _Fault:
-    match result.status:
-        case Status.OK:
-            answer = json.loads(result.stdout)
-            if "error" in answer:
-                return _Fault(f"fails: {answer['error']}")
-            return _Rows([tuple(map(_hashable, row)) for row in answer["rows"]])
-        case Status.CPU | Status.MEMORY | Status.OUTPUT | Status.DISK:
-            return _Fault(f"takes more than it may: {result.status.value}")
-        case _:
-            raise QueryNotRun(
-                f"{result.status.value}: {result.detail or result.stderr[-300:].decode(errors='replace')}"
-            )
-
-
-def _hashable(value: Any) -> Any:
-    return bytes.fromhex(value["blob"]) if isinstance(value, dict) else value
+def _made_by(script: str) -> bytes:
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.executescript(script)
+        return connection.serialize()
+    finally:
+        connection.close()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlvr.rewards.sql import QueryNotRun, query_of, same_rows, sql
+from rlvr.rewards import sql as sql_module
+from rlvr.rewards import sql_rows
+from rlvr.rewards.sql import QueryNotRun, query_of, sql
+from rlvr.rewards.sql_rows import same_rows
 from rlvr.sandbox import Result, Sandbox, Status
 from rlvr.types import Outcome, Score
 
@@ -107,6 +112,39 @@ async def test_a_database_file_is_read_and_stays_as_it_is(tmp_path: Path) -> Non
     scores = await asyncio.gather(*(scored(q, script="", database=str(file)) for q in queries))
     assert [s.value for s in scores] == [1.0, 0.0, 0.0]
     assert file.read_bytes() == before
+
+
+async def test_a_reference_and_its_script_are_run_once_for_all_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries: list[bytes] = []
+    threads: list[threading.Thread] = []
+    run, make = Sandbox.run_async, sql_module._made_by
+
+    async def counted(self: Sandbox, *arguments: Any, stdin: bytes, **more: Any) -> Result:
+        queries.append(stdin)
+        return await run(self, *arguments, stdin=stdin, **more)
+
+    def watched(script: str) -> bytes:
+        threads.append(threading.current_thread())
+        return make(script)
+
+    monkeypatch.setattr(Sandbox, "run_async", counted)
+    monkeypatch.setattr(sql_module, "_made_by", watched)
+    script = SCRIPT + "INSERT INTO town VALUES ('Bonn', 1, 1.0);"  # asked of here alone
+    scores = await asyncio.gather(*(scored(f"SELECT {number}", script=script) for number in range(6)))
+    assert [score.value for score in scores] == [0.0] * 6
+    assert len(queries) == 7 and queries.count(GOLD.rstrip(";").encode()) == 1
+    assert len(threads) == 1 and threads[0] is not threading.main_thread(), "the event loop waits for no script"
+
+
+async def test_large_results_are_read_out_of_the_event_loops_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(answer: bytes) -> Any:
+        raise AssertionError(f"{len(answer)} bytes are read in this process")
+
+    monkeypatch.setattr(sql_rows, "rows_of", here)
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT i, i * 0.1 FROM n"
+    right, wrong = await asyncio.gather(*(scored(f"{many} ORDER BY i {way}", many) for way in ("DESC", "DESC LIMIT 9")))
+    assert (right.value, wrong.value) == (1.0, 0.0)
+    assert "expected 20000" in wrong.detail
 
 
 async def test_one_database_must_be_named() -> None:
