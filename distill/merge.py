@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlvr.distill.gate import Gate, leave_records
-from rlvr.distill.provenance import merged, read_provenance
+from rlvr.distill.licence import Use
+from rlvr.distill.provenance import Provenance, merged, read_provenance
 from rlvr.plugins import CommandError
 
 _WEIGHTS = "*.safetensors"
@@ -32,7 +33,8 @@ def merge(models: Sequence[Path], shares: Sequence[float], out: Path) -> None:
     """Write the weighted mean of models to a new folder, in the form and number format of the first.
 
     `shares` are each model's, and are scaled to a sum of 1. One tensor of each is in memory at a time.
-    Raises MergeError, and leaves nothing then.
+    What was distilled into the models is on its record too, for the narrowest use that theirs were checked for.
+    Raises MergeError and ProvenanceError, and leaves nothing then.
     """
     if len(models) < 2 or len(shares) != len(models) or min(shares) < 0 or sum(shares) <= 0:
         raise MergeError("merge: expected two models or more, and a share of at least 0 for each, not all 0")
@@ -48,6 +50,7 @@ def merge(models: Sequence[Path], shares: Sequence[float], out: Path) -> None:
             raise MergeError(
                 f"merge: {model} and {models[0]} do not have the same tensors and shapes: {', '.join(odd[:3])}"
             )
+    records = [record for model in models if (record := read_provenance(model)) is not None]
     normed = [share / sum(shares) for share in shares]
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -55,9 +58,16 @@ def merge(models: Sequence[Path], shares: Sequence[float], out: Path) -> None:
     for file in sorted(partial.glob(_WEIGHTS)):
         names = [name for name, where in places[0].items() if where.file.name == file.name]
         save_file({name: _mean(name, places, normed) for name in names}, file, metadata={"format": "pt"})
+    if records:
+        leave_records(partial, models[0], merged(records), "distill merge", _gate_of(records))
     partial.rename(out)
-    teachers = merged([read_provenance(model) for model in models])
-    leave_records(out, models[0], teachers, "distill merge", Gate())
+
+
+def _gate_of(records: Sequence[Provenance]) -> Gate:
+    """What was checked and accepted for all of them."""
+    use = Use.RESEARCH if any(record.use == Use.RESEARCH for record in records) else Use.COMMERCIAL
+    accepted = dict.fromkeys(licence for record in records for licence in record.accepted)
+    return Gate(use, accepted=tuple(accepted))
 
 
 def _mean(name: str, places: Sequence[dict[str, _Place]], shares: Sequence[float]) -> Tensor:

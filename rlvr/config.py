@@ -127,7 +127,7 @@ class EnvConfig(Section):
     """What drives an episode."""
 
     shorthand = "use"
-    use: str = Field("single_turn", description="a short name or `package.module:Class`")
+    use: str = Field("single_turn", description="a short name, `package.module:Class`, or `path/to/file.py:Class`")
     arguments: dict[str, Any] = Field(default_factory=dict, description="arguments of the class, by name")
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rlvr.config import DataConfig
 from rlvr.data import DataError, read_rows
 from rlvr.reward_function import Reward
+from rlvr.rollout.composition import says_right
 from rlvr.rollout.scoring import Scorer, check_arguments
 from rlvr.types import FinishReason, Message, Outcome, Score, Task, Trajectory
 
@@ -47,9 +48,8 @@ class Checked:
     @property
     def agrees(self) -> bool | None:
         """With the label; None where there is no label or no verdict."""
-        if self.label is None or self.score.value is None:
-            return None
-        return (self.score.value > 0) == self.label
+        right = says_right(self.score)
+        return None if self.label is None or right is None else right == self.label
 
 
 async def check_file(

@@ -77,8 +77,8 @@ def _absolute(config: Config) -> Config:
             section["path"] = str(Path(section["path"]).resolve())
     if Path(tree["model"]["name"]).exists():
         tree["model"]["name"] = str(Path(tree["model"]["name"]).resolve())
-    for function in tree["reward"]["functions"]:
-        where, separator, name = function["use"].rpartition(":")
+    for plugin in (*tree["reward"]["functions"], tree["env"]):
+        where, separator, name = plugin["use"].rpartition(":")
         if where.endswith(".py"):
-            function["use"] = f"{Path(where).resolve()}{separator}{name}"
+            plugin["use"] = f"{Path(where).resolve()}{separator}{name}"
     return Config.model_validate(tree)

@@ -55,6 +55,15 @@ async def test_a_verdict_agrees_with_its_label_or_not_or_is_none(tmp_path: Path)
     assert [c.agrees for c in checked] == [True, False, True, True, False, True, None]
 
 
+async def test_half_a_point_is_not_right(tmp_path: Path) -> None:
+    async def half(completion: str) -> float:
+        return 0.5
+
+    rows = [row("4", label=True), row("4", label=False)]
+    checked = await check(write(tmp_path, *rows), LABELLED, reward=Reward(half, "half"))
+    assert [c.agrees for c in checked] == [False, True], "as in a gate, in GDPO and in an evaluation"
+
+
 async def test_without_labels_nothing_agrees_or_differs(tmp_path: Path) -> None:
     (checked,) = await check(write(tmp_path, row("4")))
     assert (checked.label, checked.agrees) == (None, None)

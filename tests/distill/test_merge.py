@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlvr.distill.merge import MergeError, merge
+from rlvr.distill.provenance import Provenance, ProvenanceError, TeacherRecord, read_provenance, write_provenance
 
 
 def model(folder: Path, values: dict[str, list[float]], hidden: int = 2, dtype: torch.dtype = torch.float32) -> Path:
@@ -33,6 +34,31 @@ def test_bfloat16_stays_and_is_rounded_once(tmp_path: Path) -> None:
     merge([a, b], [1, 1], tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")["w"]
     assert merged.dtype == torch.bfloat16 and merged.item() == 1.0  # 1.00390625, a tie, goes to the even one
+
+
+def test_what_the_models_were_made_from_and_for_is_on_record(tmp_path: Path) -> None:
+    models = [model(tmp_path / name, {"w": [1.0]}) for name in "abc"]
+    one, other = TeacherRecord("one", ("mit",), "x"), TeacherRecord("other", ("llama3.1",), "x")
+    write_provenance(models[0], Provenance((one,), "distill opd", "commercial", ("mit",)))
+    write_provenance(models[2], Provenance((other,), "distill sft", "research", ("llama3.1",)))
+    merge(models, [1, 1, 1], tmp_path / "out")
+    record = read_provenance(tmp_path / "out")
+    assert record is not None
+    assert record.teachers == (one, other)
+    assert (record.made_by, record.use, record.accepted) == ("distill merge", "research", ("mit", "llama3.1"))
+
+
+def test_a_merge_of_models_that_nothing_was_distilled_into_has_no_record(tmp_path: Path) -> None:
+    merge([model(tmp_path / name, {"w": [1.0]}) for name in "ab"], [1, 1], tmp_path / "out")
+    assert read_provenance(tmp_path / "out") is None
+
+
+def test_a_merge_that_cannot_be_recorded_leaves_nothing(tmp_path: Path) -> None:
+    models = [model(tmp_path / name, {"w": [1.0]}) for name in "ab"]
+    (models[1] / "provenance.json").write_text("{")
+    with pytest.raises(ProvenanceError):
+        merge(models, [1, 1], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
