@@ -123,6 +123,7 @@ def test_the_trained_policy_is_an_ordinary_folder(demo_run: tuple[Path, str]) ->
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """And its weights travel through the object store then, which several nodes need: each version is verified."""
     run = tmp_path / "run"
     arguments = [f"run_dir={run}", "steps=14", "checkpoint.every_steps=2", "evaluation.data=null", *SMALL]
     driver = subprocess.Popen([*RLVR, "demo", *arguments], stdout=subprocess.DEVNULL, start_new_session=True)
@@ -133,7 +134,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     before = _steps(run)
     assert before[-1]["step"] < 14
     done = subprocess.run(
-        [*RLVR, "train", "--resume", f"run_dir={run}"], capture_output=True, text=True, timeout=400, check=False
+        [*RLVR, "train", "--resume", f"run_dir={run}", "cluster.transport=object_store"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = _steps(run)
@@ -192,13 +197,13 @@ def test_gsm8k_runs_as_the_example_says(tmp_path: Path) -> None:
         str(example),
         f"data.path={data}",
         "data.limit=512",
-        "steps=2",
+        "steps=1",
         f"run_dir={run}",
-        "rollout.groups_per_step=4",
+        "rollout.groups_per_step=2",
     ]
     done = subprocess.run([*RLVR, "train", *words], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(_steps(run)) == 2
+    assert len(_steps(run)) == 1
     _assert_books_balance(run)
     assert (run / "report.html").stat().st_size > 10_000
 
@@ -295,13 +300,3 @@ def _is_zombie(pid: int) -> bool:
     with suppress(FileNotFoundError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
-
-
-def test_weights_travel_through_the_object_store_too(tmp_path: Path) -> None:
-    """What several nodes need, on one: the generator verifies each version, or the run would stop."""
-    run = tmp_path / "run"
-    words = [f"run_dir={run}", "steps=3", "evaluation.data=null", "cluster.transport=object_store", *SMALL]
-    done = subprocess.run([*RLVR, "demo", *words], capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line["policy/version"] for line in _steps(run)] == [1, 2, 3]
-    assert max(line["staleness/max"] for line in _steps(run)) >= 1
