@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Deadlines of remote calls, in seconds. Loading a large model from a slow disk is the longest honest wait;
-# generation is bounded by the episode's own deadline.
+# generation is bounded by the episode's own deadline. Between a run's first step and its last the watchdog is
+# stricter, where nothing moves beside the call.
 START_S = 1800.0
 UPDATE_S = 600.0
 STATUS_S = 60.0
@@ -154,6 +155,10 @@ class RemoteLearner:
         shared = ray.put(list(rows))
         calls = [actor.cross_entropy.remote(shared) for actor in self._ranks]
         return await self._all(self._step_deadline_s, "scoring held-out rows", calls)
+
+    async def micro_batches(self) -> int:
+        """Of the first rank: all have as many."""
+        return await _within(STATUS_S, "status of the learner", self._ranks[0].micro_batches.remote())
 
     async def publish(self) -> WeightUpdate:
         update = await self._all(UPDATE_S, "publishing weights", [a.publish.remote() for a in self._ranks])

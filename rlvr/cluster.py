@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A training step may outlast the watchdog's limit, which counts from the last thing that moved: it moves inside.
+# A training step may outlast the watchdog's limit, which counts from the last thing that moved: its micro-batches do.
 _STEP_PATIENCE = 4
 
 

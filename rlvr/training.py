@@ -123,7 +123,10 @@ async def train_with(
         close_with(parts, "the checkpoint under way", partial(training.checkpoints.finish, watchdog_s))
         close_with(parts, "the rollouts", training.rollouts.stop)
         try:
-            return await watch(training.run(), training.progress, training.where_it_stands, watchdog_s)
+            # To load and to export takes as long as it takes, in calls that have deadlines of their own.
+            await training.resume()
+            await watch(training.run(), training.progress, training.where_it_stands, watchdog_s)
+            return await training.finish()
         except Exception as error:
             append_event(folder, training.step, EventKind.FAILURE, f"{type(error).__name__}: {error}")
             raise
@@ -194,17 +197,19 @@ class Training:
             self.algorithm.is_flat,
         )
 
-    async def run(self) -> RunResult:
-        """All steps of the run."""
+    async def resume(self) -> None:
+        """The learner as the checkpoint has it, if there is one."""
         if self.checkpoint is not None:
             await self.roles.learner.load(self.checkpoint.learner)
+
+    async def run(self) -> None:
+        """All steps of the run."""
         await self.publish()  # learner and generators start from weights that are shown to be the same
         await self.evaluate()
         self.clock.times(*self.stages.finish_step(), await self.roles.pool.statuses())  # counts from here
         self.rollouts.start()
         while self.step < self.config.steps:
             await self.train_step()
-        return await self.finish()
 
     async def train_step(self) -> None:
         """One batch, from finished groups to the next policy version in every generator."""
@@ -351,9 +356,10 @@ class Training:
     # ---------------------------------------------------------------- for the watchdog
 
     async def progress(self) -> Hashable:
-        """Changes whenever anything moves: a stage, a finished group, a generated token."""
-        tokens = sum(status.generated_tokens for status in await self.roles.pool.statuses())
-        return self.stages.changes, self.rollouts.finished_groups, tokens
+        """Changes whenever anything moves: a stage, a finished group, a generated token, the learner's micro-batch."""
+        statuses, micro_batches = await asyncio.gather(self.roles.pool.statuses(), self.roles.learner.micro_batches())
+        tokens = sum(status.generated_tokens for status in statuses)
+        return self.stages.changes, self.rollouts.finished_groups, tokens, micro_batches
 
     def where_it_stands(self) -> str:
         oldest = self.rollouts.oldest_in_flight()

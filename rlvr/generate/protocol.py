@@ -17,7 +17,7 @@ class GeneratorStatus:
     version: int
     checksum: int
     running: int  # sequences in hand
-    generated_tokens: int
+    generated_tokens: int  # those of unfinished sequences too
     busy_s: float  # stepping the engine
     updating_s: float  # loading weights
     waiting_s: float  # no sequence in hand

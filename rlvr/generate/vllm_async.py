@@ -41,7 +41,9 @@ from rlvr.weights import AdapterFolder, SharedFile, StoredObject, WeightReceipt,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessorOutput
 
 
 class AsyncVLLM:
@@ -53,6 +55,7 @@ class AsyncVLLM:
         self._engine: AsyncLLM | None = None
         self._clock = PhaseClock()
         self._in_hand = 0  # sequences
+        self._updating = False
         self._adapter: Any = None
         self._expert_layers: list[int] = []  # whose choices are recorded
         self._version = 0
@@ -63,6 +66,7 @@ class AsyncVLLM:
     async def start(self) -> GeneratorStatus:
         engine = await asyncio.to_thread(_build_engine, self._settings, self._gpu)
         self._engine = engine
+        self._count_tokens_of(engine)
         await engine.collective_rpc("rlvr_check_model")
         if self._settings.record_experts:
             self._expert_layers = await asyncio.to_thread(expert_layers, self._settings.model)
@@ -81,7 +85,6 @@ class AsyncVLLM:
             if one.routed_experts is not None:
                 read = len(request.prompt_ids) + len(completion.token_ids) - 1
                 completion.experts = one.routed_experts[:read, self._expert_layers]
-        self._generated_tokens += sum(len(c.token_ids) for c in completions)
         return completions
 
     async def abort(self, request_id: str) -> None:
@@ -129,6 +132,16 @@ class AsyncVLLM:
             raise RuntimeError(f"{self._settings.name}: not running; `start` comes first and `close` last")
         return self._engine
 
+    def _count_tokens_of(self, engine: AsyncLLM) -> None:
+        """Where vLLM takes in what a step has sampled: a request answers only when it is done, which may take long."""
+        take_in = engine.output_processor.process_outputs
+
+        def counted(outputs: list[EngineCoreOutput], *more: Any, **named: Any) -> OutputProcessorOutput:
+            self._generated_tokens += sum(len(output.new_token_ids) for output in outputs)
+            return take_in(outputs, *more, **named)
+
+        engine.output_processor.process_outputs = counted
+
     async def _final_output(self, token_ids: Sequence[int], params: Any, request_id: str) -> RequestOutput:
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -146,21 +159,27 @@ class AsyncVLLM:
     @contextlib.asynccontextmanager
     async def _holding(self, sequences: int) -> AsyncIterator[None]:
         self._in_hand += sequences
-        self._clock.enter(Phase.BUSY)
+        self._enter_phase()
         try:
             yield
         finally:
             self._in_hand -= sequences
-            if not self._in_hand:
-                self._clock.enter(Phase.WAITING)
+            self._enter_phase()
 
     async def _pause(self) -> None:
-        self._clock.enter(Phase.UPDATING)
+        self._updating = True
+        self._enter_phase()
         await self._started().pause_generation(mode="keep", clear_cache=self._settings.recompute_kv)
 
     async def _resume(self) -> None:
         await self._started().resume_generation()
-        self._clock.enter(Phase.BUSY if self._in_hand else Phase.WAITING)
+        self._updating = False
+        self._enter_phase()
+
+    def _enter_phase(self) -> None:
+        """Requests come and go during an update too, and wait for its end."""
+        of_requests = Phase.BUSY if self._in_hand else Phase.WAITING
+        self._clock.enter(Phase.UPDATING if self._updating else of_requests)
 
     @contextlib.asynccontextmanager
     async def _broken_if_it_fails(self, what: str) -> AsyncIterator[None]:

@@ -245,6 +245,12 @@ class Learner:
         scored = score(self.model, list(rows), self.model.plan, self.model.dtype, self.ranks)
         return -float(scored.logprobs.double().mean())
 
+    @property
+    def micro_batches(self) -> int:
+        """Begun since the start, to train or to score: it moves while a step is under way."""
+        models = {self.model, self.reference.model if self.reference else self.model}
+        return sum(model.micro_batches for model in models)
+
     # ------------------------------------------------------------------ versions on their way out
 
     def publish(self, directory: Path, transport: Transport = Transport.SHARED_MEMORY) -> WeightUpdate | None:

@@ -84,6 +84,7 @@ class PolicyModel:
         self.decoder = _decoder(self.network)
         self.head = _plain_head(self.network)
         self.forward_pass = ForwardPass(self.network)
+        self.micro_batches = 0  # begun so far
         if config.learner.gradient_checkpointing:
             _checkpoint_activations(self.network)
         budget = config.learner.token_budget
@@ -125,6 +126,7 @@ class PolicyModel:
         Tokens go to the experts that the batch names, also when a backward pass computes layers again; so it must come
         before the next call.
         """
+        self.micro_batches += 1
         self.experts.replayed = self._experts_of(batch)
         output = self.forward_pass(lambda: self._logprobs(batch, ids, dtype or self.dtype, watch))
         if not torch.is_grad_enabled():

@@ -21,15 +21,15 @@ class Reference:
     """
 
     def __init__(self, config: Config, policy: PolicyModel, ranks: Ranks = ALONE) -> None:
-        self._model = policy
+        self.model = policy
         self._ranks = ranks
         if policy.adapter is None:
-            self._model = ranks.load(config)
-            self._model.network.requires_grad_(False)
+            self.model = ranks.load(config)
+            self.model.network.requires_grad_(False)
 
     def logprobs(self, rows: list[Row]) -> Tensor:
         """Of the rows' trained tokens, row after row, [N]. The reference chooses experts by itself: those that another
         policy chose would make it a different one."""
         rows = [replace(row, experts=None) for row in rows]
-        with self._model.without_adapter():
-            return score(self._model, rows, self._model.plan, self._model.dtype, self._ranks).logprobs
+        with self.model.without_adapter():
+            return score(self.model, rows, self.model.plan, self.model.dtype, self._ranks).logprobs
