@@ -31,6 +31,11 @@ T = TypeVar("T")
 # A training step may outlast the watchdog's limit, which counts from the last thing that moved: its micro-batches do.
 _STEP_PATIENCE = 4
 
+# Calls that an actor may have in hand: no bound. As many requests wait in it as slots and held-out tasks make, and a
+# status or an update that had to wait for one of them to end would come too late. Control calls in a concurrency group
+# of their own would run on another event loop than the engine's. A call that waits takes 50 KB.
+_CALLS_AT_ONCE = 1_000_000
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -134,7 +139,7 @@ class _Ground:
             .options(
                 num_cpus=0,  # cores are shared by pinning, not by Ray's counting
                 num_gpus=placement.gpus,
-                max_concurrency=1000,
+                max_concurrency=_CALLS_AT_ONCE,
                 runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"} | threads | environment},
             )
             .remote(self.config, placement, *arguments)
