@@ -79,7 +79,8 @@ def local_teacher(config: Config, model: str, number: int = 0) -> LocalTeacher:
     from rlvr.generate.transformers import TransformersGenerator
 
     gpu = has_gpu()
-    settings = replace(engine_settings(config, f"teacher-{number}", model, gpu=gpu), lora_rank=0)
+    settings = engine_settings(config, f"teacher-{number}", model, gpu=gpu)
+    settings = replace(settings, lora_rank=0, record_experts=False)  # nothing of it is trained
     if gpu:
         return LocalTeacher(model, TransformersGenerator(settings, device="cuda"))
     return LocalTeacher(model, TransformersGenerator(settings, cores=_learner_cores(config)))

@@ -61,6 +61,7 @@ async def start_roles(config: Config, share: Share = WHOLE) -> Roles:
 
 async def start_teacher(config: Config, share: Share = WHOLE) -> GeneratorPool:
     """Generators of a model that is not trained, where the config says. Raises ClusterError."""
+    config = _for_no_learner(config)
     if config.cluster.backend == "local":
         return await start_generators(_in_this_process(config))
     ground = _ground(config, share)
@@ -84,7 +85,13 @@ async def start_generators(config: Config) -> GeneratorPool:
     """Generators without a learner, in this process: for an evaluation of a model as it is."""
     from rlvr.generate.factory import make_generator
 
-    return await _started(GeneratorPool([make_generator(config, "generator-0")]))
+    return await _started(GeneratorPool([make_generator(_for_no_learner(config), "generator-0")]))
+
+
+def _for_no_learner(config: Config) -> Config:
+    """Nobody asks such generators what their routers chose: to record it costs vLLM on CPU its prefix cache."""
+    router = config.learner.router.model_copy(update={"replay": False})
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"router": router})})
 
 
 async def _started(pool: GeneratorPool) -> GeneratorPool:

@@ -15,6 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlvr.plan.accelerators import machine_memory
+
 GIB = 2**30
 # Ray keeps its objects there, and so does a policy version on its way to the generators.
 _SHARED_MEMORY_LEAST = GIB
@@ -77,13 +79,12 @@ def _python() -> Finding:
 
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0))
-    follows = "one for the generator, the rest for the learner" if cores > 1 else "generator and learner take turns"
+    follows = f"{cores // 2} each for generator and learner" if cores > 1 else "generator and learner take turns"
     return Finding(Health.GOOD if cores > 1 else Health.NOTE, "cores", str(cores), follows)
 
 
 def _memory() -> Finding:
-    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Finding(Health.GOOD, "memory", f"{pages * page / GIB:.0f} GiB")
+    return Finding(Health.GOOD, "memory", f"{machine_memory() / GIB:.0f} GiB", "swap not counted")
 
 
 def _shared_memory() -> Finding:

@@ -1,17 +1,22 @@
-"""Ray where it cannot be started, and actors that have much in hand. Whole runs under Ray are in test_training.py."""
+"""Starting what a run is made of, and actors that have much in hand. Whole runs under Ray are in test_training.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from transformers import Qwen3MoeConfig
 
 from rlvr.actors import RemoteGenerator
-from rlvr.cluster import _Ground, connect_ray, disconnect_ray
+from rlvr.cluster import _Ground, connect_ray, disconnect_ray, start_generators, start_teacher
 from rlvr.config import Config
+from rlvr.generate import factory
+from rlvr.generate.pool import GeneratorPool
+from rlvr.generate.settings import EngineSettings, engine_settings
 from rlvr.placement import ClusterError, Placement
 
 
@@ -58,3 +63,24 @@ async def test_a_generator_is_heard_however_many_requests_it_has_in_hand() -> No
     for one in asked:
         one.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
+
+
+@pytest.mark.parametrize("start", [start_generators, start_teacher])
+async def test_generators_without_a_learner_record_no_experts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[Config], Awaitable[GeneratorPool]]
+) -> None:
+    Qwen3MoeConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    settings: list[EngineSettings] = []
+
+    class StandIn:
+        async def start(self) -> None: ...
+
+    def made(config: Config, name: str) -> StandIn:
+        settings.append(engine_settings(config, name, config.model.name, gpu=False))
+        return StandIn()
+
+    monkeypatch.setattr(factory, "make_generator", made)
+    config = Config.model_validate({"model": str(tmp_path), "data": "none", "cluster": {"backend": "local"}})
+    assert engine_settings(config, "generator-0", str(tmp_path), gpu=False).record_experts
+    await start(config)
+    assert [one.record_experts for one in settings] == [False]

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3MoeConfig
 
 from rlvr.config import Config
 from rlvr.distill.served_teacher import ServedTeacher
 from rlvr.distill.store import StoreHeader, StoreWriter
 from rlvr.distill.teachers import StoredTeacher, TeacherError, local_teacher
 from rlvr.distill.tokenizers import TokenizerMismatch, fingerprint, refuse_mismatch
+from rlvr.generate.settings import EngineSettings
 from rlvr.types import FinishReason, GenerateRequest, Sampling, ScoreRequest
 
 BASE = Path(__file__).parents[2] / "rlvr" / "demo" / "base"
@@ -49,6 +50,15 @@ async def test_a_local_teacher_scores_at_any_temperature_and_at_named_ids() -> N
     assert np.abs(scores.id_logprobs - logprobs[:, [1, 2, 3]].numpy()).max() < 1e-4
     own = logprobs.gather(1, torch.tensor(TOKENS[3:])[:, None])[:, 0]
     assert np.abs(scores.logprobs - own.numpy()).max() < 1e-4
+
+
+def test_what_a_teachers_routers_choose_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is trained; and a teacher whose routers are of a form not known has no need of control."""
+    Qwen3MoeConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    made: list[EngineSettings] = []
+    monkeypatch.setattr("rlvr.generate.transformers.TransformersGenerator", lambda settings, **_: made.append(settings))
+    local_teacher(Config(model="tiny", data="unused.jsonl"), str(tmp_path))
+    assert [settings.record_experts for settings in made] == [False]
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="nothing is pinned to one core")
