@@ -41,7 +41,8 @@ RLVR = [sys.executable, "-m", "rlvr.cli"]
 TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
 SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
-STEPS = 64  # of 64 answers, for each peer; one model takes twice as many
+STEPS = 96  # of 64 answers, for each peer; one model takes twice as many
+PEERS = {"kappa": 3.0, "burn_in": 0.0, "ramp": 0.05, "fade": 0.1}  # they know something from the first step on
 SIGNALS = tuple(map(str, PeerSignal))
 
 
@@ -72,7 +73,11 @@ def settings(folder: Path, subjects: str, steps: int, groups: int) -> dict[str, 
             "max_staleness": 1 if subjects == "both" else 2,
             "drop_zero_variance": subjects != "both",  # peers keep them, so all on both subjects do
         },
-        "learner": {"learning_rate": 1e-3, "token_budget": 4096},
+        "learner": {
+            "learning_rate": 1.5e-3 if subjects == "both" else 1e-3,
+            "warmup_steps": 1 if subjects == "both" else 5,
+            "token_budget": 4096,
+        },
         "cluster": {"backend": "local"},
         "generator": {"engine": "transformers"},
         "checkpoint": {"every_steps": 10},
@@ -137,7 +142,7 @@ def codistill(folder: Path, seed: int, how: str) -> None:
     if is_taught(folder, how):
         return
     tree = settings(folder, "both", STEPS, 8) | {
-        "codistill": {"tag_column": "subject", "signal": how},
+        "codistill": {"tag_column": "subject", "signal": how} | PEERS,
         "peers": {name: {"model": str(specialist(folder, name) / "policy")} for name in SUBJECTS},
         "seed": seed,
     }

@@ -13,7 +13,7 @@ from rlvr.distill.codistill.imitation import Solution, imitating
 from rlvr.distill.codistill.mixing import Word, hard, shares, softs, with_advantages, with_divergences
 from rlvr.distill.codistill.peers import LivePeer, Verdicts
 from rlvr.distill.codistill.plan import CodistillSettings, PeerSignal
-from rlvr.distill.codistill.weights import overlap_gate, rms, staleness, verifier_gate
+from rlvr.distill.codistill.weights import is_ahead, overlap_gate, rms, staleness, verifier_gate
 from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.types import Group, Row, TokenScores
@@ -89,9 +89,8 @@ class CoDistillation:
         self.step += 1
         verdicts = {group.id: self._verdicts_of(group) for group in groups}
         self._own.note(groups, verdicts)
-        open_rows = [place for place, row in enumerate(rows) if strength > 0 and _may_learn(row, verdicts)]
-        lessons = [self._lesson(peer, verdicts, rows, open_rows) for peer in self._others if peer.alive]
-        asked = {lesson.peer: lesson.places for lesson in lessons}
+        lessons = [self._lesson(peer, verdicts, rows) for peer in self._others if peer.alive]
+        asked = {lesson.peer: lesson.places if strength > 0 else [] for lesson in lessons}
         heard = await hear(rows, asked, students, self._temperature, s.signal, s.k, s.patience_s)
         self._tell_failures(heard)
         metrics = {"codistill/schedule": strength} | self._own.rates.metrics() | self._unique(verdicts)
@@ -110,12 +109,12 @@ class CoDistillation:
 
     # ---------------------------------------------------------------- the factors
 
-    def _lesson(
-        self, peer: LivePeer, verdicts: Mapping[int, Verdicts], rows: Sequence[Row], open_rows: Sequence[int]
-    ) -> Lesson:
+    def _lesson(self, peer: LivePeer, verdicts: Mapping[int, Verdicts], rows: Sequence[Row]) -> Lesson:
         gates = {group: self._verifier_gate(peer, of_group) for group, of_group in verdicts.items()}
         gaps = [gap for of_group in verdicts.values() if (gap := self._gap(peer, of_group)) is not None]
-        places = [place for place in open_rows if gates[rows[place].group_id] > 0]
+        places = [
+            place for place, row in enumerate(rows) if gates[row.group_id] > 0 and self._may_teach(peer, row, verdicts)
+        ]
         return Lesson(peer, gates, places, fmean(gaps) if gaps else None)
 
     def _verifier_gate(self, peer: LivePeer, group: Verdicts) -> float:
@@ -123,8 +122,19 @@ class CoDistillation:
             return 1.0
         if group.rate is None:
             return 0.0
-        averages = self._own.rates.by_tag.get(group.tag), peer.rates.by_tag.get(group.tag)
-        return verifier_gate(group.rate, peer.rates.by_prompt.get(group.task), *averages, self._settings.delta)
+        there = peer.rates.by_prompt.get(group.task)
+        return verifier_gate(group.rate, there, self._is_ahead(peer, group.tag), self._settings.delta)
+
+    def _is_ahead(self, peer: LivePeer, tag: str) -> bool:
+        return is_ahead(self._own.rates.by_tag.get(tag), peer.rates.by_tag.get(tag), self._settings.delta)
+
+    def _may_teach(self, peer: LivePeer, row: Row, verdicts: Mapping[int, Verdicts]) -> bool:
+        """On right answers a peer is heard only where it is ahead at such prompts.
+
+        There it must be: from wrong ones alone a student learns to do the other thing everywhere.
+        """
+        group = verdicts[row.group_id]
+        return group.right[row.trajectory] is not True or not peer.learns or self._is_ahead(peer, group.tag)
 
     def _gap(self, peer: LivePeer, group: Verdicts) -> float | None:
         """By how much the peer's pass rate is higher, at this prompt or at those like it."""
@@ -209,11 +219,6 @@ class CoDistillation:
                 self._silent.add(name)
                 failure = said.failure
                 self._tell(f"{name} did not say what it was asked ({type(failure).__name__}: {failure}); without it")
-
-
-def _may_learn(row: Row, verdicts: Mapping[int, Verdicts]) -> bool:
-    """A right answer needs nobody's correction."""
-    return verdicts[row.group_id].right[row.trajectory] is not True
 
 
 def _solutions(lesson: Lesson, groups: Sequence[Group]) -> dict[int, Solution]:

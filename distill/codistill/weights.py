@@ -63,21 +63,22 @@ def overlap_gate(share: float, low: float, high: float, gap: float, delta: float
     return min(max((share - low) / (high - low), 0.0), 1.0)
 
 
-def verifier_gate(
-    own: float, peer: float | None, own_average: float | None, peer_average: float | None, delta: float
-) -> float:
+def is_ahead(own_average: float | None, peer_average: float | None, delta: float) -> bool:
+    """Whether the peer is the better one at such prompts: by the moving averages of both pass rates."""
+    return own_average is not None and peer_average is not None and peer_average > own_average + delta
+
+
+def verifier_gate(own: float, peer: float | None, ahead: bool, delta: float) -> float:
     """h: 1 where the verifier says that the peer is better at a prompt, else 0.
 
-    `own` and `peer` are pass rates on this very prompt; then a peer that solves what one never does counts however
-    seldom it does. `peer` is None where the peer has not rolled it out: the moving averages of prompts like it decide,
-    and must differ by `delta`. They do not say that the peer can solve this one, so they never let two peers confirm
-    each other in a mistake that both make.
+    `own` and `peer` are pass rates on this very prompt; a peer that solves what one never does counts however seldom it
+    does, and so does one that is ahead at such prompts and not behind here. `peer` is None where the peer has not
+    rolled it out: then it is enough to be ahead. A peer that never solves a prompt is not heard there, so two peers do
+    not confirm each other in a mistake that both make.
     """
-    if peer is not None:
-        return float(peer > own + delta or (own == 0 and peer > 0))
-    if own_average is None or peer_average is None:
-        return 0.0
-    return float(peer_average > own_average + delta)
+    if peer is None:
+        return float(ahead)
+    return float(peer > own + delta or (peer > 0 and (own == 0 or (ahead and peer >= own))))
 
 
 def staleness(age: float, half_life: float, highest: float) -> float:

@@ -105,6 +105,7 @@ async def test_a_peer_that_solves_a_prompt_teaches_the_wrong_answers_to_it() -> 
     mine, says = Says(), Says(logprob=-0.5)
     own, other = peer("own", mine), peer("other", says)
     knows(other, 0, 1.0)
+    other.rates.by_tag["math"] = 0.5  # over all it is as good
     groups = [group(0, True, False)]
     rows = rows_of(groups)
     taught, metrics = await stage(own, other).teach(groups, rows, own.pool)
@@ -131,6 +132,17 @@ async def test_a_peer_that_solves_a_prompt_teaches_the_wrong_answers_to_it() -> 
     assert metrics == pytest.approx(expected)
 
 
+async def test_a_peer_that_is_ahead_at_such_prompts_teaches_right_answers_too() -> None:
+    own, other = peer("own", Says()), peer("other", Says(logprob=-0.5))
+    knows(other, 0, 1.0)
+    knows(other, 1, 0.75)
+    groups = [group(0, True, False), group(1, True, True)]
+    taught, _ = await stage(own, other).teach(groups, rows_of(groups), own.pool)
+    assert advantages(taught[0])[2:] == pytest.approx([0.25 + 0.5 * 0.5, 0.25 + 0.5 * 1.5])
+    assert advantages(taught[1])[2:] == pytest.approx([-0.25 + 0.5 * 0.5, -0.25 + 0.5 * 1.5])
+    assert [advantages(row)[2:] for row in taught[2:]] == [[0.0, 0.0]] * 2, "here it is behind"
+
+
 DENSE = CodistillSettings(signal="student_topk", burn_in=0, ramp=0, fade=0, k=4)
 
 
@@ -138,6 +150,7 @@ async def test_by_student_topk_a_peer_is_asked_at_the_students_ids() -> None:
     mine, says = Says(likeliest=(9, 8, 7, 6)), Says(likeliest=(6, 7, 8, 9))
     own, other = peer("own", mine), peer("other", says)
     knows(other, 0, 1.0)
+    other.rates.by_tag["math"] = 1 / 3
     groups = [group(0, True, False, False)]
     rows = rows_of(groups)
     taught, metrics = await stage(own, other, settings=DENSE).teach(groups, rows, own.pool)
@@ -157,6 +170,7 @@ async def test_by_peer_topk_what_the_peer_finds_likeliest_is_taught() -> None:
     mine, says = Says(likeliest=(9, 8, 7, 6)), Says(likeliest=(6, 7, 8, 9))
     own, other = peer("own", mine), peer("other", says)
     knows(other, 0, 1.0)
+    other.rates.by_tag["math"] = 0.5
     groups = [group(0, True, False)]
     settings = DENSE.model_copy(update={"signal": PeerSignal.PEER_TOPK})
     rows = rows_of(groups)
@@ -240,11 +254,11 @@ async def test_without_the_prompt_the_averages_of_its_tag_decide() -> None:
     assert [advantages(row)[2] for row in taught] == pytest.approx([0.5, -0.25 + 0.25, 0.5, -0.5])
 
 
-async def test_a_peer_that_does_not_learn_is_a_teacher_of_all_wrong_answers() -> None:
-    own, teacher = peer("own", Says()), peer("teacher", Says(), learns=False)
+async def test_a_peer_that_does_not_learn_is_a_teacher_of_all_answers() -> None:
+    own, teacher = peer("own", Says()), peer("teacher", Says(logprob=-0.9), learns=False)
     groups = [group(0, True, False)]
     taught, metrics = await stage(own, teacher).teach(groups, rows_of(groups), own.pool)
-    assert [advantages(row)[2] for row in taught] == pytest.approx([0.5, -0.25 + 0.25])
+    assert [advantages(row)[2] for row in taught] == pytest.approx([0.25 + 0.05, -0.25 + 0.05])
     assert "codistill/teacher/pass_rate_gap" not in metrics
 
 

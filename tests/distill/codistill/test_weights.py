@@ -11,6 +11,7 @@ from rlvr.distill.codistill.weights import (
     alpha,
     arithmetic_mean,
     geometric_mean,
+    is_ahead,
     mixed,
     overlap,
     overlap_gate,
@@ -67,24 +68,29 @@ def test_the_overlap_gate(share: float, gap: float, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "peer", "averages", "expected"),
+    ("own", "peer", "ahead", "expected"),
     [
-        (0.5, 0.75, (0.0, 0.0), 1.0),
-        (0.5, 0.60, (0.0, 1.0), 0.0),  # by delta and no more: not higher; averages say nothing where the prompt does
-        (0.5, 0.25, (0.0, 1.0), 0.0),
-        (0.0, 0.05, (0.9, 0.1), 1.0),  # what one never solves, and the peer once
-        (0.0, 0.00, (0.0, 1.0), 0.0),  # both wrong throughout
-        (0.0, None, (0.4, 0.6), 1.0),
-        (0.9, None, (0.4, 0.6), 1.0),
-        (0.0, None, (0.6, 0.6), 0.0),  # on average alike: nothing says that the peer is right here
-        (0.0, None, (0.6, 0.1), 0.0),
-        (0.0, None, (0.4, None), 0.0),
+        (0.5, 0.75, False, 1.0),
+        (0.5, 0.60, False, 0.0),  # by delta and no more: not higher
+        (0.5, 0.60, True, 1.0),
+        (1.0, 1.00, True, 1.0),
+        (0.5, 0.25, True, 0.0),  # here it is the worse one
+        (0.0, 0.05, False, 1.0),  # what one never solves, and the peer once
+        (0.0, 0.00, True, 0.0),  # both wrong throughout
+        (0.9, None, True, 1.0),
+        (0.0, None, False, 0.0),  # on average alike: nothing says that the peer is right here
     ],
 )
-def test_the_verifier_gate(
-    own: float, peer: float | None, averages: tuple[float | None, float | None], expected: float
-) -> None:
-    assert verifier_gate(own, peer, *averages, delta=0.1) == expected
+def test_the_verifier_gate(own: float, peer: float | None, ahead: bool, expected: float) -> None:
+    assert verifier_gate(own, peer, ahead, delta=0.1) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "peer", "expected"),
+    [(0.4, 0.6, True), (0.5, 0.6, False), (0.6, 0.4, False), (None, 1.0, False), (0.0, None, False)],
+)
+def test_who_is_ahead(own: float | None, peer: float | None, expected: bool) -> None:
+    assert is_ahead(own, peer, delta=0.1) is expected
 
 
 @pytest.mark.parametrize(
