@@ -17,16 +17,15 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from rlvr.busy_server import ServerUnavailable, ask
 from rlvr.distill.teachers import TeacherError
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 _NEEDED = (
     "a teacher needs a server that takes token ids and gives prompt_logprobs, such as `vllm serve`; one of chat "
     "completions alone will not do"
 )
-_TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 class ServedTeacher:
@@ -184,30 +183,15 @@ class ServedTeacher:
 
     async def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> Any:
         assert self._client is not None, "`start` comes first"
-        pause_s, problem = _FIRST_PAUSE_S, ""
-        for attempt in range(self._attempts):
-            if attempt:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            try:
-                response = await self._client.request(method, url, json=body)
-            except httpx.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
-            if response.is_success:
-                try:
-                    return response.json()
-                except ValueError:
-                    raise TeacherError(f"{url}: the answer is not JSON: {response.text[:200]}") from None
-            problem = f"status {response.status_code}: {response.text[:200]}"
-            if response.status_code in _NO_SUCH_PATH:
-                raise TeacherError(f"{url}: {problem}; {_NEEDED}")
-            if response.status_code not in _TRY_AGAIN:
-                raise TeacherError(f"{url}: {problem}")
-            asked_for = response.headers.get("retry-after", "")
-            if asked_for.isdecimal():
-                pause_s = min(float(asked_for), _LONGEST_PAUSE_S)
-        raise TeacherError(f"{url}: no answer in {self._attempts} attempts; the last: {problem}")
+        try:
+            response = await ask(self._client, method, url, body, self._attempts)
+        except ServerUnavailable as error:
+            needed = f"; {_NEEDED}" if error.status in _NO_SUCH_PATH else ""
+            raise TeacherError(f"{error}{needed}") from None
+        try:
+            return response.json()
+        except ValueError:
+            raise TeacherError(f"{url}: the answer is not JSON: {response.text[:200]}") from None
 
 
 def _array(encoded: Any) -> NDArray[np.floating[Any]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
@@ -10,10 +9,10 @@ import ssl
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import httpx
 
+from rlvr.busy_server import ServerUnavailable, ask
 from rlvr.reward_function import reward
 from rlvr.rewards.answer_text import answer_text
 from rlvr.types import Outcome, Score
@@ -34,8 +33,6 @@ Does the answer agree with the reference? Think, then end with one line: VERDICT
 """
 
 _VERDICT = re.compile(r"VERDICT:\s*(0(?:\.\d+)?|1(?:\.0+)?|\.\d+)\s*\.?")
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,11 @@ async def judge(
     started = time.perf_counter()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(headers=headers, timeout=timeout_s, verify=_certificates()) as client:
-        reply = await _ask(client, f"{base_url.rstrip('/')}/chat/completions", request, attempts)
+        url = f"{base_url.rstrip('/')}/chat/completions"
+        try:
+            reply = _read(await ask(client, "POST", url, request, attempts), url)
+        except ServerUnavailable as error:
+            raise JudgeUnavailable(str(error)) from None
     spent = f"{time.perf_counter() - started:.1f} s, {reply.tokens} tokens"
     value = verdict_of(reply.text)
     if value is None:
@@ -104,28 +105,6 @@ def verdict_of(reply: str) -> float | None:
 def _certificates() -> ssl.SSLContext:
     """Read once: it takes a tenth of a second, in which the event loop would stand still at every call."""
     return httpx.create_ssl_context()
-
-
-async def _ask(client: httpx.AsyncClient, url: str, request: dict[str, Any], attempts: int) -> _Reply:
-    pause_s, problem = _FIRST_PAUSE_S, "it was never asked: attempts is 0"
-    for attempt in range(attempts):
-        if attempt:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        try:
-            response = await client.post(url, json=request)
-        except httpx.TransportError as error:
-            problem = f"{type(error).__name__}: {error}"
-            continue
-        if response.is_success:
-            return _read(response, url)
-        problem = f"status {response.status_code}: {response.text[:200]}"
-        if response.status_code not in _TRY_AGAIN:
-            raise JudgeUnavailable(f"{url}: {problem}")
-        asked_for = response.headers.get("retry-after", "")
-        if asked_for.isdecimal():
-            pause_s = min(float(asked_for), _LONGEST_PAUSE_S)
-    raise JudgeUnavailable(f"{url}: no answer in {attempts} attempts; the last: {problem}")
 
 
 def _read(response: httpx.Response, url: str) -> _Reply:
