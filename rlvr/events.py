@@ -13,7 +13,7 @@ from rlvr.run_folder import RunFolder, RunFolderError
 class EventKind(StrEnum):
     """How much a reader should care."""
 
-    NOTE = "note"  # for the record: a resume, a restarted generator
+    NOTE = "note"  # for the record: a resume, what a role has to say of itself
     WARNING = "warning"  # the run goes on, and its result may suffer
     FAILURE = "failure"  # the run stopped here
 

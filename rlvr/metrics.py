@@ -1,4 +1,4 @@
-"""Numbers of a run: one JSON line per step and per evaluation, and whatever sinks a user adds.
+"""Numbers of a run: one JSON line per step and per evaluation, and the same for TensorBoard.
 
 A line is `{"step": 12, "wall_s": 81.4, "reward/mean": 0.43, ...}`. NaN, a mean over nothing, is written as null;
 infinities as the strings "Infinity" and "-Infinity". A step may have several lines: training and evaluation.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rlvr.files import replacing
 from rlvr.run_folder import RunFolder, RunFolderError
@@ -28,31 +28,14 @@ class MetricRecord:
     values: dict[str, float]
 
 
-class MetricSink(Protocol):
-    """Where numbers go besides the run's folder. `MetricLog` calls it, and closes it at the end."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers by name, NaN among them. A step may come twice, with other names."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class MetricLog:
-    """Appends to `metrics.jsonl` and hands the same numbers to the sinks.
+    """Appends to `metrics.jsonl`, and with `tensorboard` writes the same numbers for it.
 
     With `resume_step`, lines of later steps are cut off first: they belong to work that is done again. Without it
     the file must not exist. Raises RunFolderError.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        tensorboard: bool = False,
-        resume_step: int | None = None,
-        sinks: Sequence[MetricSink] = (),
-    ) -> None:
+    def __init__(self, folder: RunFolder, *, tensorboard: bool = False, resume_step: int | None = None) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
             spent_s = _cut_after(folder.metrics, resume_step)
@@ -62,22 +45,20 @@ class MetricLog:
             spent_s = 0.0
         self._began = time.perf_counter() - spent_s
         self._file = folder.metrics.open("a", encoding="utf-8")
-        self._sinks = list(sinks)
-        if tensorboard:
-            self._sinks.append(TensorBoardSink(folder.tensorboard, resume_step))
+        self._tensorboard = TensorBoardWriter(folder.tensorboard, resume_step) if tensorboard else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line; it is with the operating system when this returns, so a crash of the run keeps it."""
         record = MetricRecord(step, time.perf_counter() - self._began, dict(metrics))
         self._file.write(_to_line(record))
         self._file.flush()
-        for sink in self._sinks:
-            sink.log(step, metrics)
+        if self._tensorboard is not None:
+            self._tensorboard.log(step, metrics)
 
     def close(self) -> None:
         self._file.close()
-        for sink in self._sinks:
-            sink.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +67,7 @@ class MetricLog:
         self.close()
 
 
-class TensorBoardSink:
+class TensorBoardWriter:
     """Scalars for TensorBoard, through its own small writer: torch is not loaded.
 
     With `resume_step`, TensorBoard is told to forget the later steps that earlier files hold.

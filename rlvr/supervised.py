@@ -33,10 +33,11 @@ from rlvr.prepare import (
     refuse_what_cannot_fit,
 )
 from rlvr.report import write_report
+from rlvr.resumed import first_evaluation, first_of, go_on
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
 from rlvr.supervised_data import ExampleSet, Learnable, has_answers, load_examples
-from rlvr.supervised_evaluation import HeldOut, HeldOutAnswers, HeldOutLoss
+from rlvr.supervised_evaluation import HELD_OUT_LOSS, HeldOut, HeldOutAnswers, HeldOutLoss
 from rlvr.training import RunResult
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Supervised:
         finish = partial(self.checkpoints.finish, self.config.cluster.watchdog_s)
         close_with(parts, "the checkpoint under way", finish)
         if self.checkpoint is not None:
+            go_on(self.folder, self.checkpoint.state)
             await self.learner.load(self.checkpoint.learner)
         await self.evaluate()
         self.stages.finish_step()  # counts from here
@@ -220,17 +222,16 @@ class Supervised:
         await self.checkpoints.finish()
         await self.learner.export(self.folder.policy)
         report = await asyncio.to_thread(write_report, self.folder)
-        losses = self.loss.losses if self.loss else []
-        reports = self.answers.reports if self.answers else []
+        asked, reports = self.job.asked, self.answers.reports if self.answers else []
         return SupervisedResult(
             folder=self.folder.path,
             report=report,
             policy=self.folder.policy,
             steps=self.step,
-            before=reports[0] if reports else None,
+            before=first_evaluation(self.folder, asked.verifier) if asked is not None else None,
             after=reports[-1] if reports else None,
-            loss_before=losses[0] if losses else None,
-            loss_after=losses[-1] if losses else None,
+            loss_before=first_of(self.folder, HELD_OUT_LOSS) if self.loss else None,
+            loss_after=self.loss.latest if self.loss else None,
         )
 
     def tell(self, notices: tuple[str, ...]) -> None:

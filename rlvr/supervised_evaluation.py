@@ -15,6 +15,8 @@ from rlvr.rollout_log import write_evaluation
 from rlvr.run_folder import RunFolder
 from rlvr.types import Row
 
+HELD_OUT_LOSS = "evaluation/cross_entropy"
+
 
 class HeldOut(Protocol):
     """One way to measure a policy."""
@@ -29,12 +31,11 @@ class HeldOutLoss:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
-        self.losses: list[float] = []
+        self.latest = math.nan
 
     async def measure(self, learner: LearnerHandle, step: int, version: int) -> dict[str, float]:
-        loss = await learner.cross_entropy(self._rows)
-        self.losses.append(loss)
-        return {"evaluation/cross_entropy": loss, "evaluation/perplexity": math.exp(min(loss, 700.0))}
+        loss = self.latest = await learner.cross_entropy(self._rows)
+        return {HELD_OUT_LOSS: loss, "evaluation/perplexity": math.exp(min(loss, 700.0))}
 
 
 class HeldOutAnswers:

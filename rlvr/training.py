@@ -31,6 +31,7 @@ from rlvr.learn.rows import rows_from
 from rlvr.metrics import MetricLog, read_metrics
 from rlvr.prepare import Job
 from rlvr.report import write_report
+from rlvr.resumed import first_evaluation, go_on
 from rlvr.reward_function import Combine, Reward
 from rlvr.rollout.ledger import Fate
 from rlvr.rollout.rollouts import Rollouts
@@ -198,8 +199,9 @@ class Training:
         )
 
     async def resume(self) -> None:
-        """The learner as the checkpoint has it, if there is one."""
+        """The learner and the folder as the checkpoint has them, if there is one."""
         if self.checkpoint is not None:
+            go_on(self.folder, self.checkpoint.state)
             await self.roles.learner.load(self.checkpoint.learner)
 
     async def run(self) -> None:
@@ -349,7 +351,9 @@ class Training:
         """The last checkpoint on disk, the policy as a plain folder, and the report."""
         await self.checkpoints.finish()
         await self.roles.learner.export(self.folder.policy)
-        before, after = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
+        before, after = None, None
+        if self.evaluations:
+            before, after = first_evaluation(self.folder, self.job.verifier), self.evaluations[-1]
         report = await asyncio.to_thread(write_report, self.folder)
         return RunResult(self.folder.path, report, self.folder.policy, self.step, before, after)
 

@@ -29,7 +29,7 @@ from rlvr.learn.rows import rows_from
 from rlvr.replay import replay, show
 from rlvr.rollout.rollouts import RolloutError
 from rlvr.run_folder import RunFolder, RunFolderError
-from rlvr.training import TrainingStopped
+from rlvr.training import RunResult, TrainingStopped
 from rlvr.types import Group, Row
 
 Weights = Sequence[Sequence[Weight]]
@@ -57,8 +57,8 @@ def run(
     model: str = "tiny",
     learner: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
-) -> None:
-    rlvr.train(
+) -> RunResult:
+    return rlvr.train(
         model=model,
         data={"path": rows(Split.TRAIN, 64, 0), "prompt": "question"},
         reward=letters,
@@ -171,6 +171,17 @@ def test_a_replay_of_a_mixture_of_experts_sends_tokens_where_they_went(tmp_path:
     line = logged(tmp_path / "run")[-1]
     assert line["experts/replay_agreement"] < 1
     assert_as_logged(made.report, line)
+
+
+def test_the_result_of_a_resumed_run_begins_where_the_run_began(tmp_path: Path) -> None:
+    held_out = {"path": rows(Split.HELD_OUT, 2, 0), "prompt": "question"}
+    run(tmp_path / "run", 1, evaluation_data=held_out)
+    result = run(tmp_path / "run", 2, evaluation_data=held_out, resume=True)
+    assert result.before is not None and result.after is not None
+    assert (result.before.version, result.after.version) == (0, 2)
+    assert [event.text for event in read_events(RunFolder(tmp_path / "run"))] == [
+        "resumed from the checkpoint of step 1, policy version 1"
+    ]
 
 
 def test_a_resume_with_another_group_size_is_refused_before_anything_starts(

@@ -6,14 +6,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlvr.events import EventKind, append_event, read_events
-from rlvr.metrics import MetricLog, TensorBoardSink, read_metrics
+from rlvr.metrics import MetricLog, read_metrics
 from rlvr.run_folder import RunFolder, RunFolderError
 
 
@@ -118,33 +117,14 @@ def test_tensorboard_needs_no_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from rlvr.metrics import TensorBoardSink
-sink = TensorBoardSink(Path({str(tmp_path)!r}))
-sink.log(1, {{"a": 1.0}})
-sink.close()
+from rlvr.metrics import TensorBoardWriter
+writer = TensorBoardWriter(Path({str(tmp_path)!r}))
+writer.log(1, {{"a": 1.0}})
+writer.close()
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert list(tmp_path.iterdir())
-
-
-def test_a_user_can_add_a_sink(folder: RunFolder) -> None:
-    class Remembering:
-        def __init__(self) -> None:
-            self.logged: list[tuple[int, dict[str, float]]] = []
-            self.closed = False
-
-        def log(self, step: int, metrics: Mapping[str, float]) -> None:
-            self.logged.append((step, dict(metrics)))
-
-        def close(self) -> None:
-            self.closed = True
-
-    sink = Remembering()
-    with MetricLog(folder, sinks=[sink, TensorBoardSink(folder.tensorboard)]) as log:
-        log.log(1, {"a": 2.0})
-    assert sink.logged == [(1, {"a": 2.0})]
-    assert sink.closed
 
 
 def test_events_come_back_in_order_and_hold_any_text(folder: RunFolder) -> None:
