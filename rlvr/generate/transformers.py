@@ -6,10 +6,8 @@ batch runs join the next one. New weights are loaded between two tokens of a run
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,17 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
+from rlvr.generate.engine_thread import GeneratorFailed
 from rlvr.generate.expert_record import narrow
-from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.sampling import draw, processed_logprobs
-from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.settings import EngineSettings
+from rlvr.generate.threaded import ThreadedGenerator
 from rlvr.generate.token_scores import scores_from_logits
 from rlvr.generate.transformers_weights import LoadedModel
 from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling, ScoreRequest, TokenScores
-from rlvr.weight_transport import read_weights
-from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
+from rlvr.weights import AdapterFolder, WeightUpdate
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -40,70 +37,17 @@ if TYPE_CHECKING:
 _LOGITS_AT_ONCE = 2**26
 
 
-class TransformersGenerator:
+class TransformersGenerator(ThreadedGenerator):
     """The generator protocol on a transformers model. One thread does all of its work, on `cores` if named."""
 
     def __init__(self, settings: EngineSettings, device: str = "cpu", cores: Sequence[int] = ()) -> None:
-        self._settings = settings
-        self._cores = cores
-        self._device = torch.device(device)
-        self._thread = EngineThread(settings.name)
-        self._engine: _Engine | None = None
+        def make_engine() -> _Engine:
+            if cores:
+                os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
+                torch.set_num_threads(len(cores))
+            return _Engine(settings, torch.device(device))
 
-    async def start(self) -> GeneratorStatus:
-        await self._thread.start(self._load)
-        return await self.status()
-
-    async def generate(self, request: GenerateRequest) -> list[Completion]:
-        check_request(request, self._settings.max_tokens)
-        engine = self._started()
-        try:
-            return await self._thread.request(lambda future: engine.add(request, future))
-        except asyncio.CancelledError:
-            self._thread.post(lambda: engine.abort(request.id))
-            raise
-
-    async def abort(self, request_id: str) -> None:
-        engine = self._started()
-        await self._thread.call(lambda: engine.abort(request_id))
-
-    async def score(self, request: ScoreRequest) -> TokenScores:
-        engine = self._started()
-        return await self._thread.request(lambda future: engine.add_scoring(request, future))
-
-    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
-        engine = self._started()
-        weights = await asyncio.to_thread(read_weights, update.source)
-
-        def load() -> float:
-            started = time.perf_counter()
-            engine.load(update, weights)
-            return time.perf_counter() - started
-
-        stall_s = await self._thread.call(load, Phase.UPDATING)
-        return WeightReceipt(self._settings.name, engine.version, engine.checksum, stall_s)
-
-    async def status(self) -> GeneratorStatus:
-        engine = self._started()
-        return self._thread.clock.status(
-            self._settings.name, engine.version, engine.checksum, engine.running, engine.generated_tokens
-        )
-
-    async def close(self) -> None:
-        await self._thread.close()
-        self._engine = None
-
-    def _load(self) -> _Engine:
-        if self._cores:
-            os.sched_setaffinity(0, self._cores)  # of this thread, and of those that it starts
-            torch.set_num_threads(len(self._cores))
-        self._engine = _Engine(self._settings, self._device)
-        return self._engine
-
-    def _started(self) -> _Engine:
-        if self._engine is None:
-            raise RuntimeError(f"{self._settings.name}: not running; `start` comes first and `close` last")
-        return self._engine
+        super().__init__(settings, make_engine)
 
 
 # -------------------------------------------------------------------- on the engine's thread

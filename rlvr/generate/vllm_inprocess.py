@@ -7,22 +7,21 @@ by token; vLLM's own front end (text, streaming, statistics) would cost more tim
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import itertools
-import time
 from concurrent.futures import Future
 from copy import copy
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rlvr.config import DType
-from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
-from rlvr.generate.protocol import GeneratorStatus
+from rlvr.generate.engine_thread import GeneratorFailed
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
-from rlvr.generate.settings import EngineSettings, check_request
+from rlvr.generate.settings import EngineSettings
+from rlvr.generate.threaded import ThreadedGenerator
 from rlvr.generate.token_scores import scores_from_logits, token_scores
 from rlvr.generate.vllm_arguments import (
     ADAPTER_ID,
@@ -35,8 +34,8 @@ from rlvr.generate.vllm_arguments import (
 )
 from rlvr.generate.vllm_environment import apply_engine_environment
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
-from rlvr.weight_transport import checksum, combined_checksum, read_weights
-from rlvr.weights import AdapterFolder, WeightReceipt, WeightUpdate
+from rlvr.weight_transport import checksum, combined_checksum
+from rlvr.weights import AdapterFolder, WeightUpdate
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -44,70 +43,11 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
 
-class InProcessVLLM:
+class InProcessVLLM(ThreadedGenerator):
     """The generator protocol over a vLLM engine in this process."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
-        self._thread = EngineThread(settings.name)
-        self._engine: _Engine | None = None
-
-    async def start(self) -> GeneratorStatus:
-        await self._thread.start(self._load)
-        return await self.status()
-
-    async def generate(self, request: GenerateRequest) -> list[Completion]:
-        check_request(request, self._settings.max_tokens)
-        engine = self._started()
-        try:
-            return await self._thread.request(lambda future: engine.add(request, future))
-        except asyncio.CancelledError:
-            self._thread.post(lambda: engine.abort(request.id))
-            raise
-
-    async def abort(self, request_id: str) -> None:
-        engine = self._started()
-        await self._thread.call(lambda: engine.abort(request_id))
-
-    async def score(self, request: ScoreRequest) -> TokenScores:
-        engine = self._started()
-        return await self._thread.request(lambda future: engine.add_scoring(request, future))
-
-    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
-        engine = self._started()
-        adapter = isinstance(update.source, AdapterFolder)
-        # Read (and fetched from another node) while generation goes on; only the copying stalls it.
-        weights = await asyncio.to_thread(read_weights, update.source)
-
-        def load() -> float:
-            started = time.perf_counter()
-            if adapter:
-                engine.load_adapter(update, checksum(weights.values(), update.dtype))
-            else:
-                engine.load_weights(update.version, weights, update.dtype)
-            return time.perf_counter() - started
-
-        stall_s = await self._thread.call(load, Phase.UPDATING)
-        return WeightReceipt(self._settings.name, engine.version, engine.checksum, stall_s)
-
-    async def status(self) -> GeneratorStatus:
-        engine = self._started()
-        return self._thread.clock.status(
-            self._settings.name, engine.version, engine.checksum, engine.running, engine.generated_tokens
-        )
-
-    async def close(self) -> None:
-        await self._thread.close()
-        self._engine = None
-
-    def _load(self) -> _Engine:
-        self._engine = _Engine(self._settings)
-        return self._engine
-
-    def _started(self) -> _Engine:
-        if self._engine is None:
-            raise RuntimeError(f"{self._settings.name}: not running; `start` comes first and `close` last")
-        return self._engine
+        super().__init__(settings, lambda: _Engine(settings))
 
 
 # -------------------------------------------------------------------- on the engine's thread
@@ -233,29 +173,33 @@ class _Engine:
 
     # ---------------------------------------------------------------- weights
 
-    def load_weights(self, version: int, weights: dict[str, Any], dtype: DType) -> None:
+    def load(self, update: WeightUpdate, weights: dict[str, Any]) -> None:
+        if isinstance(update.source, AdapterFolder):
+            self._load_adapter(update.source.path)
+            # vLLM scales and stacks an adapter, so the checksum is that of the adapter's file, as read here.
+            held = checksum(weights.values(), update.dtype)
+        else:
+            held = self._load_weights(weights, update.dtype)
+        self.version, self.checksum = update.version, held
+        if self._settings.recompute_kv:
+            self._vllm.reset_prefix_cache(reset_running_requests=True)
+
+    def _load_weights(self, weights: dict[str, Any], dtype: DType) -> int:
+        """Returns the checksum of what the engine then holds."""
         self._vllm.collective_rpc("rlvr_load_items", args=(weights.items(),))
         held = self._checksum_of_loaded(dtype)
         if self._dense_attention:  # it has no indexer, whose weights never change
             held += checksum((tensor for name, tensor in weights.items() if ".indexer." in name), dtype)
-        self._became(version, held % 2**64)
+        return held % 2**64
 
-    def load_adapter(self, update: WeightUpdate, adapter_checksum: int) -> None:
-        """vLLM scales and stacks an adapter, so the checksum is that of the adapter's file, as read here."""
+    def _load_adapter(self, folder: Path) -> None:
         from vllm.lora.request import LoRARequest
 
-        assert isinstance(update.source, AdapterFolder)
         if self._adapter is None and self.running:
             raise FIRST_ADAPTER_TOO_LATE
-        path = str(update.source.path)
+        path = str(folder)
         self._vllm.add_lora(LoRARequest("policy", ADAPTER_ID, path, load_inplace=True))
         self._adapter = LoRARequest("policy", ADAPTER_ID, path)
-        self._became(update.version, adapter_checksum)
-
-    def _became(self, version: int, checksum: int) -> None:
-        self.version, self.checksum = version, checksum
-        if self._settings.recompute_kv:
-            self._vllm.reset_prefix_cache(reset_running_requests=True)
 
     def _checksum_of_loaded(self, dtype: DType) -> int:
         return combined_checksum(self._vllm.collective_rpc("rlvr_parameter_sums", args=(dtype.value,)))
