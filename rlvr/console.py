@@ -81,12 +81,6 @@ class Console:
         """Something worth a line of its own; it stays above the panel."""
         self._print(text)
 
-    def finish(self, summary: str) -> None:
-        """The last word, after the panel."""
-        if self._live is not None:
-            self._live.stop()
-        self._print(summary)
-
     # ---------------------------------------------------------------- how it looks
 
     def _print(self, text: str) -> None:

@@ -194,8 +194,8 @@ class Training:
             Cursor(job.tasks.tasks, config.seed, saved.cursor if saved else None),
             job.runner(roles.pool, scorer, job.sampling(), config.rollout.group_size, "g"),
             config.rollout,
-            saved,
             self.algorithm.is_flat,
+            saved,
         )
 
     async def resume(self) -> None:

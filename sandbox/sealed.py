@@ -26,8 +26,3 @@ def sealed(*pieces: bytes | memoryview) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def opened_anew(descriptor: int) -> int:
-    """The same bytes with a position of their own, for one more reader."""
-    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)

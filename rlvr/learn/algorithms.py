@@ -6,8 +6,7 @@ Every algorithm here has the gradient of
 
 over the trained tokens t of an optimizer step, where sg stops the gradient. What each factor is, an `Algorithm`
 says; `rlvr.learn.loss` computes it; `rlvr.learn.presets` has the published ones by name. An algorithm of your own
-is a function in the place of the advantage (`rlvr.learn.own`, `rlvr.train(algorithm=...)`), or an `Algorithm` with your
-own `Kernel`, `Correction` or `Mask` besides, given to `Learner` and to `rows_from`.
+is a function in the place of the advantage (`rlvr.learn.own`, `rlvr.train(algorithm=...)`).
 """
 
 from __future__ import annotations
@@ -40,20 +39,14 @@ class Level(StrEnum):
 
 
 class Aggregation(StrEnum):
-    """How tokens are weighted against each other. Counts are those of the whole optimizer step."""
+    """How tokens are weighted against each other. Counts are those of the whole optimizer step, of all trained tokens:
+    those that a kernel, a mask or their age leaves out shrink the step."""
 
     TOKEN_MEAN = "token_mean"  # 1 / tokens
     SEQUENCE_MEAN_TOKEN_MEAN = "sequence_mean_token_mean"  # 1 / (rows * tokens of the row)
     SEQUENCE_MEAN_TOKEN_SUM = "sequence_mean_token_sum"  # 1 / rows
     PROMPT_MEAN = "prompt_mean"  # 1 / (groups * tokens of the group)
     CONSTANT = "constant"  # 1 / (rows * longest answer allowed)
-
-
-class Denominator(StrEnum):
-    """Which tokens an aggregation counts. Tokens that a kernel masks always count: the mask shrinks the step."""
-
-    TRAINED = "trained"  # every trained token of the rows
-    KEPT = "kept"  # of these, without the stale ones and those without a usable sampler log-probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,6 @@ class Algorithm:
     masks: tuple[Mask, ...] = ()
     kl: KLPenalty | None = None
     drop_truncated: bool = False
-    denominator: Denominator = Denominator.TRAINED
     max_staleness: int = 0
     longest_answer: int = 1
 

@@ -48,25 +48,11 @@ class IcePop:
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceTIS:
-    """`min(W, cap)` with W the product of w over the row."""
-
-    cap: float
-
-    def weight(self, tokens: TokenView) -> Tensor:
-        return _of_whole_row(tokens).clamp(max=self.cap)
-
-
-@dataclass(frozen=True, slots=True)
 class SequenceMIS:
     """`W` where W, the product of w over the row, is at most `cap`, else 0: masked importance sampling."""
 
     cap: float
 
     def weight(self, tokens: TokenView) -> Tensor:
-        weight = _of_whole_row(tokens)
+        weight = finite_exp(tokens.sum_of_row(tokens.log_mismatch))
         return weight.masked_fill(weight > self.cap, 0.0)
-
-
-def _of_whole_row(tokens: TokenView) -> Tensor:
-    return finite_exp(tokens.sum_of_row(tokens.log_mismatch))

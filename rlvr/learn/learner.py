@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from rlvr.config import Config, DType, OptimizerName, Transport
-from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.experts import BalanceLoss, ExpertLoad
 from rlvr.learn.guards import GradientGuard
 from rlvr.learn.learner_report import LearnerReport
@@ -55,13 +54,11 @@ class Learner:
     `version` counts the batches that changed the policy. Runs on CPU and CUDA; only CPU has been measured.
     """
 
-    def __init__(self, config: Config, algorithm: Algorithm | None = None, ranks: Ranks = ALONE) -> None:
-        """`algorithm` stands in for the config's, for one of your own. `ranks` are the group it is one of."""
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
+        """`ranks` are the group it is one of."""
         self.config = config
         self.ranks = ranks
-        self.algorithm = algorithm or algorithm_from(
-            config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens
-        )
+        self.algorithm = algorithm_from(config.algorithm, config.rollout.max_staleness, config.sampling.max_new_tokens)
         self.version = 0
         self.updates = 0  # of the optimizer, whose schedule they drive
         self.guard = GradientGuard(config.learner.max_grad_norm)

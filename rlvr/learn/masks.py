@@ -61,18 +61,6 @@ class K3Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Veto:
-    """Rows in which no token has w below `least`: one such token says that sampler and learner are different models."""
-
-    scope: ClassVar[Scope] = Scope.ROW
-    least: float = 1e-4
-
-    def keep(self, tokens: TokenView) -> Tensor:
-        broken = (finite_exp(tokens.log_mismatch) < self.least).to(tokens.logprobs.dtype)
-        return tokens.sum_of_row(broken) == 0
-
-
-@dataclass(frozen=True, slots=True)
 class OffPolicyWrong:
     """All but rows with A < 0 from which the policy has moved away: mean log(pi_sampler / pi) above `limit` nats.
 

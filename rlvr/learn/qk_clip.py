@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.model import PolicyModel
@@ -70,10 +69,7 @@ def _scale_rows(linear: nn.Linear, factors: Tensor) -> None:
     for parameter in (linear.weight, linear.bias):
         if parameter is None:
             continue
-        column = factors.to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)).expand(parameter.shape)
-        if isinstance(parameter, DTensor):
-            column = distribute_tensor(column, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.mul_(column)
+        parameter.mul_(factors.to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)))
 
 
 def heads_of(attention: nn.Module) -> Heads | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvr.learn.algorithms import Aggregation, Algorithm, Denominator
+from rlvr.learn.algorithms import Aggregation, Algorithm
 from rlvr.types import Row
 
 Value = TypeVar("Value")
@@ -167,7 +167,6 @@ def rl_tokens(
     staleness = torch.tensor(_trained(rows, [s.staleness for s in streams]), dtype=torch.long)
     fresh = staleness <= algorithm.max_staleness
     usable = sampler_logprobs.isfinite()
-    counted = fresh & usable if algorithm.denominator is Denominator.KEPT else torch.ones_like(fresh)
     return RLTokens(
         advantages=advantages.to(device),
         sampler_logprobs=sampler_logprobs.to(device),
@@ -175,7 +174,7 @@ def rl_tokens(
         fresh=fresh.to(device),
         usable=usable.to(device),
         kept=torch.ones_like(usable).to(device),
-        scale=scales(algorithm, row, groups_of(rows), counted).to(device, dtype),
+        scale=scales(algorithm, row, groups_of(rows)).to(device, dtype),
         rows=len(rows),
         proximal_logprobs=proximal_logprobs,
         reference_logprobs=reference_logprobs,
@@ -224,12 +223,12 @@ def groups_of(rows: Sequence[Row]) -> Tensor:
     return torch.tensor([numbers[row.group_id] for row in rows], dtype=torch.long)
 
 
-def scales(algorithm: Algorithm, row: Tensor, group: Tensor, counted: Tensor) -> Tensor:
+def scales(algorithm: Algorithm, row: Tensor, group: Tensor) -> Tensor:
     """n_t of each token, float64 [N]: its share of the loss by the algorithm's aggregation.
 
-    `row` [N] is each token's row, `group` [rows] each row's group, `counted` [N] the tokens that count.
+    `row` [N] is each token's row, `group` [rows] each row's group.
     """
-    counted = counted.double()
+    counted = torch.ones(len(row), dtype=torch.double)
     tokens_of_row = torch.zeros(len(group), dtype=torch.double).index_add(0, row, counted)
     rows = _at_least_one((tokens_of_row > 0).sum())
     match algorithm.aggregation:

@@ -54,11 +54,6 @@ class RolloutState:
             )
 
 
-def equal_scores(group: Group) -> bool:
-    """Whether a group is flat where one number is all that its answers have."""
-    return max(group.values()) == min(group.values())
-
-
 class Rollouts:
     """Starts groups while slots are free. Lives on one event loop.
 
@@ -71,8 +66,8 @@ class Rollouts:
         cursor: Cursor[Task],
         runner: EpisodeRunner,
         config: RolloutConfig,
+        is_flat: Callable[[Group], bool],
         state: RolloutState | None = None,
-        is_flat: Callable[[Group], bool] = equal_scores,
     ) -> None:
         if state is not None:
             state.refuse_other_group_size(config.group_size)
@@ -219,7 +214,7 @@ class Rollouts:
         )
 
 
-def judge(group: Group, config: RolloutConfig, is_flat: Callable[[Group], bool] = equal_scores) -> Fate | None:
+def judge(group: Group, config: RolloutConfig, is_flat: Callable[[Group], bool]) -> Fate | None:
     """Why a group is not worth training, or None."""
     if len(group.values()) < max(min(2, config.group_size), config.min_valid * len(group.trajectories)):
         return Fate.TOO_FEW_VALID

@@ -44,6 +44,10 @@ def scored(group_id: int, task: Task, values: Values) -> Group:
     return Group(group_id, task, trajectories)
 
 
+def equal_scores(group: Group) -> bool:
+    return len(set(group.values())) == 1
+
+
 class ScriptedRunner(EpisodeRunner):
     """Episodes that end when the test says so."""
 
@@ -85,7 +89,7 @@ class Bench:
     def __init__(self, config: RolloutConfig, state: RolloutState | None = None, tasks: int = 100) -> None:
         self.runner = ScriptedRunner()
         cursor = Cursor(make_tasks(tasks), 0, state.cursor if state else None)
-        self.rollouts = Rollouts(cursor, self.runner, config, state)
+        self.rollouts = Rollouts(cursor, self.runner, config, equal_scores, state)
 
     async def start(self) -> None:
         self.rollouts.start()
@@ -178,7 +182,7 @@ async def test_groups_are_handed_out_in_the_order_they_finished() -> None:
 def test_a_group_is_worth_training_when_its_verdicts_differ(
     values: Values, keywords: dict[str, object], fate: Fate | None
 ) -> None:
-    assert judge(scored(0, make_tasks(1)[0], values), settings_of(**keywords)) is fate
+    assert judge(scored(0, make_tasks(1)[0], values), settings_of(**keywords), equal_scores) is fate
 
 
 async def test_a_filtered_group_is_replaced_at_once_and_told_once() -> None:
