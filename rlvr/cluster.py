@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,7 +65,8 @@ async def start_teacher(config: Config, share: Share = WHOLE) -> GeneratorPool:
     if config.cluster.backend == "local":
         return await start_generators(_in_this_process(config))
     ground = _ground(config, share)
-    return await _all_started(_started(ground.generators(place_teacher(ground.config, ground.cores, ground.gpus))))
+    places = place_teacher(ground.config, ground.cores, ground.gpus)
+    return await _all_started(_started(ground.generators(places, beside_learner=False)))
 
 
 async def start_learner(config: Config, weights_folder: Path) -> tuple[LearnerHandle, tuple[str, ...]]:
@@ -111,7 +112,7 @@ async def _start_local(
 
     from rlvr.generate.factory import make_generator
 
-    config = _in_this_process(config)
+    config = _with_gpu_share(_in_this_process(config), 1, beside_learner=True)
     pool = GeneratorPool([make_generator(config, "generator-0")])
     close_with(parts, "the generator", pool.close)
     learner = LocalLearner(config, weights_folder, Transport.SHARED_MEMORY)
@@ -130,7 +131,7 @@ def _in_this_process(config: Config) -> Config:
 
 @dataclass(frozen=True)
 class _Ground:
-    """What actors stand on: cores and GPUs that are theirs, and a config that knows how much of a GPU it may fill."""
+    """What actors stand on: cores and GPUs that are theirs."""
 
     config: Config
     nodes: int
@@ -152,11 +153,15 @@ class _Ground:
             .remote(self.config, placement, *arguments)
         )
 
-    def generators(self, placements: Sequence[Placement]) -> GeneratorPool:
+    def generators(self, placements: Sequence[Placement], *, beside_learner: bool) -> GeneratorPool:
+        """A single GPU is for all of them, and where there is a learner, for it too."""
         from rlvr.generate.factory import engine_environment
 
+        is_shared = self.gpus == 1
+        on_gpu = len(placements) if is_shared else 1
+        one = replace(self, config=_with_gpu_share(self.config, on_gpu, beside_learner=beside_learner and is_shared))
         environment = engine_environment(self.config, gpu=self.gpus > 0)
-        return GeneratorPool([RemoteGenerator(self.actor(GeneratorActor, p, environment), p.name) for p in placements])
+        return GeneratorPool([RemoteGenerator(one.actor(GeneratorActor, p, environment), p.name) for p in placements])
 
     def learner(self, placements: Sequence[Placement], weights_folder: Path) -> RemoteLearner:
         transport = _transport(self.config, self.nodes)
@@ -173,7 +178,7 @@ def _ground(config: Config, share: Share) -> _Ground:
     gpus = share.of_gpus(int(ray.cluster_resources().get("GPU", 0)))
     nodes = sum(node["Alive"] for node in ray.nodes())
     cores = sorted(os.sched_getaffinity(0)) if config.cluster.address == "local" else []
-    return _Ground(_with_gpu_share(config, gpus), nodes, share.of_cores(cores), gpus)
+    return _Ground(config, nodes, share.of_cores(cores), gpus)
 
 
 async def _start_ray(
@@ -182,7 +187,7 @@ async def _start_ray(
     ground = _ground(config, share)
     generator_places, learner_places = place(ground.config, ground.cores, ground.gpus)
     learner = ground.learner(learner_places, weights_folder)
-    pool = ground.generators(generator_places)
+    pool = ground.generators(generator_places, beside_learner=True)
     close_with(parts, "the generators", pool.close)
     _, info = await _all_started(asyncio.gather(pool.start(), learner.start()))
     return pool, learner, info
@@ -205,11 +210,10 @@ def _transport(config: Config, nodes: int) -> Transport:
     return config.cluster.transport
 
 
-def _with_gpu_share(config: Config, gpus: int) -> Config:
-    """A GPU that generator and learner share has room for both; a generator's own is nearly all its own."""
-    if config.generator.gpu_memory_share is not None:
-        return config
-    generator = config.generator.model_copy(update={"gpu_memory_share": 0.4 if gpus == 1 else 0.85})
+def _with_gpu_share(config: Config, generators: int, *, beside_learner: bool) -> Config:
+    """The config of one of so many generators on a GPU."""
+    share = config.generator.share_of_gpu(generators, beside_learner=beside_learner)
+    generator = config.generator.model_copy(update={"gpu_memory_share": share})
     return config.model_copy(update={"generator": generator})
 
 

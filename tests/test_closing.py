@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +16,7 @@ from rlvr import cli, cluster, supervised, training
 from rlvr.actors import RemoteGenerator
 from rlvr.cli import main
 from rlvr.closing import close_with
-from rlvr.cluster import start_generators, start_roles
+from rlvr.cluster import start_generators, start_roles, start_teacher
 from rlvr.config import Config
 from rlvr.demo.problems import Split, rows
 from rlvr.generate import factory, transformers
@@ -106,13 +106,14 @@ class Ground:
     cores: Sequence[int] = ()
     gpus = 0
 
-    def __init__(self, config: Config, generator: StandIn, learner: StandIn) -> None:
+    def __init__(self, config: Config, generator: StandIn, learner: StandIn | None = None) -> None:
         self.config, self._generator, self._learner = config, generator, learner
 
-    def generators(self, *_: object) -> Any:
+    def generators(self, _: object, *, beside_learner: bool) -> Any:
+        assert beside_learner == (self._learner is not None)
         return cluster.GeneratorPool([self._generator])  # type: ignore[list-item]
 
-    def learner(self, *_: object) -> StandIn:
+    def learner(self, *_: object) -> StandIn | None:
         return self._learner
 
 
@@ -134,11 +135,15 @@ async def test_a_start_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_generators_alone_that_do_not_start_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", [start_generators, start_teacher])
+async def test_generators_alone_that_do_not_start_are_closed(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[[Config], Awaitable[object]]
+) -> None:
     generator = StandIn(ClusterError("it does not fit"))
     monkeypatch.setattr(factory, "make_generator", lambda *_: generator)
+    monkeypatch.setattr(cluster, "_ground", lambda config, _: Ground(config, generator))
     with pytest.raises(ClusterError, match="it does not fit"):
-        await start_generators(Config(model="tiny", data="none"))
+        await start(Config(model="tiny", data="none"))
     assert generator.closed == 1
 
 

@@ -84,3 +84,30 @@ async def test_generators_without_a_learner_record_no_experts(
     assert engine_settings(config, "generator-0", str(tmp_path), gpu=False).record_experts
     await start(config)
     assert [one.record_experts for one in settings] == [False]
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "beside_learner", "share"),
+    [
+        (1, 1, True, 0.4),
+        (3, 1, True, 0.4 / 3),
+        (1, 1, False, 0.85),
+        (2, 1, False, 0.425),
+        (3, 4, True, 0.85),
+        (2, 2, False, 0.85),
+    ],
+)
+def test_generators_on_one_gpu_share_what_a_learner_leaves_them(
+    monkeypatch: pytest.MonkeyPatch, count: int, gpus: int, beside_learner: bool, share: float
+) -> None:
+    configs: list[Config] = []
+    monkeypatch.setattr(_Ground, "actor", lambda ground, *_: configs.append(ground.config))
+    config = Config.model_validate({"model": "tiny", "data": "none", "generator": {"count": count}})
+    placements = [Placement(f"generator-{i}", 1.0, 1, ()) for i in range(count)]
+    _Ground(config, 1, [], gpus).generators(placements, beside_learner=beside_learner)
+    assert [c.generator.gpu_memory_share for c in configs] == [pytest.approx(share)] * count
+
+    asked = config.model_copy(update={"generator": config.generator.model_copy(update={"gpu_memory_share": 0.3})})
+    configs.clear()
+    _Ground(asked, 1, [], gpus).generators(placements, beside_learner=beside_learner)
+    assert [c.generator.gpu_memory_share for c in configs] == [0.3] * count

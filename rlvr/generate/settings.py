@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlvr.config import Config, DType
+from rlvr.config import CPU_KV_CACHE_GIB, Config, DType
 from rlvr.routing import has_experts
 from rlvr.types import GenerateRequest
 
@@ -23,7 +23,7 @@ class EngineSettings:
     recompute_kv: bool = True  # after an update; False: go on with keys and values of the old weights
     lora_rank: int = 0  # 0: no adapters
     tensor_parallel: int = 1
-    gpu_memory_share: float = 0.85
+    gpu_memory_share: float = 1.0  # of each of its GPUs
     record_experts: bool = False  # which experts each token was sent to: a mixture of experts whose learner replays it
 
 
@@ -32,7 +32,7 @@ def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> Engi
     index = name.rpartition("-")[2]
     generator = config.generator
     default = DType.BFLOAT16 if gpu else DType.FLOAT32
-    memory_gib = generator.kv_cache_gib if gpu else generator.kv_cache_gib or 0.25
+    memory_gib = generator.kv_cache_gib if gpu else generator.kv_cache_gib or CPU_KV_CACHE_GIB
     adapters = config.model.lora.publish == "adapter"
     return EngineSettings(
         name=name,
@@ -45,7 +45,7 @@ def engine_settings(config: Config, name: str, model: str, *, gpu: bool) -> Engi
         recompute_kv=generator.kv_after_update == "recompute",
         lora_rank=config.model.lora.rank if adapters else 0,
         tensor_parallel=generator.tensor_parallel,
-        gpu_memory_share=generator.gpu_memory_share or 0.85,
+        gpu_memory_share=generator.share_of_gpu(),
         record_experts=config.learner.router.replay and has_experts(model),
     )
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_flash_attn_2_available
 
-from rlvr.config import Config, DType, LoraConfig
+from rlvr.config import FASTEST_GRID_ON_CPU, Config, DType, LoraConfig
 from rlvr.learn.attention import install_learner_attention
 from rlvr.learn.head import HeadOutput, token_logprobs
 from rlvr.learn.max_logit import LogitWatch
@@ -33,9 +33,6 @@ from rlvr.weight_transport import torch_dtype
 
 ADAPTER = "default"
 FLASH = "flash_attention_2"
-# Tokens. The memory of larger activations is given back to the system and faulted in again at every operation:
-# measured, a tiny model takes up to 1.4 times as long with 8192.
-FASTEST_GRID_ON_CPU = 1024
 
 T = TypeVar("T")
 

@@ -11,9 +11,6 @@ from rlvr.plan.memory import GeneratorMemory, Memory, generator_memory, learner_
 from rlvr.plan.speed import Generation, generation, publish_s, training_s
 from rlvr.plan.workload import Workload
 
-# Of a GPU's memory, as cluster.py sets `generator.gpu_memory_share` where the config does not.
-SHARE_ALONE, SHARE_BESIDE_LEARNER = 0.85, 0.4
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -123,8 +120,8 @@ def _rooms(config: Config, machine: Accelerator, split: Split) -> tuple[int, int
     """Bytes that a generator, and that the learner, may take of one GPU; on a processor, of what others leave."""
     if machine.is_cpu:
         return machine.memory, machine.memory
-    default = SHARE_BESIDE_LEARNER if split.shared else SHARE_ALONE
-    generator = int(machine.memory * (config.generator.gpu_memory_share or default))
+    on_gpu = split.generators if split.shared else 1
+    generator = int(machine.memory * config.generator.share_of_gpu(on_gpu, beside_learner=split.shared))
     return generator, max(0, machine.memory - generator * split.generators) if split.shared else machine.memory
 
 

@@ -13,7 +13,7 @@ from rlvr.architecture.parameters import (
     layer_parameters,
     matrix_parameters,
 )
-from rlvr.config import Config, OptimizerName
+from rlvr.config import CPU_KV_CACHE_GIB, Config, OptimizerName
 from rlvr.plan.accelerators import GIB
 from rlvr.plan.activations import (
     Pass,
@@ -31,7 +31,6 @@ WIDE = 4  # bytes of a float32, which masters, gradients, momenta and all logits
 LEARNER_RESERVE = int(1.5 * GIB)
 ENGINE_RESERVE = int(2.5 * GIB)
 CPU_PROCESS = int(0.6 * GIB)  # a process with torch, and vLLM in a generator's
-CPU_KV_CACHE = GIB // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ def generator_memory(
     weights = element * count(architecture).total // tensor_parallel
     reserve = ENGINE_RESERVE if gpu else CPU_PROCESS
     asked = config.generator.kv_cache_gib
-    default = room - weights - reserve if gpu else CPU_KV_CACHE
+    default = room - weights - reserve if gpu else int(CPU_KV_CACHE_GIB * GIB)
     space = default if asked is None else int(asked * GIB)
     parts = (
         Part(

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from rlvr.architecture.cost import window_of
 from rlvr.architecture.facts import Architecture, LatentAttention
-from rlvr.config import Config, DType
+from rlvr.config import FASTEST_GRID_ON_CPU, Config, DType
 from rlvr.plan.activations import Pass
-
-# Tokens. On a processor the learner's grids grow no larger (rlvr/learn/model.py says why).
-FASTEST_GRID_ON_CPU = 1024
 
 
 @dataclass(frozen=True, slots=True)

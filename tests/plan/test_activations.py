@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rlvr.learn.model import FASTEST_GRID_ON_CPU, PolicyModel
+from rlvr.learn.model import PolicyModel
 from rlvr.learn.packing import MicroBatch, pack
 from rlvr.learn.selfcheck import scored_row
-from rlvr.plan import workload
 from rlvr.plan.activations import (
     Pass,
     checkpointed_bytes,
@@ -123,7 +122,3 @@ def test_adapter_parameters_are_those_that_peft_makes(tiny: Callable[[str], Tiny
     made = tiny(family)
     model = PolicyModel(made.config(lora=4))
     assert adapter_parameters(made.architecture, 4) == sum(p.numel() for p in model.trainable().values())
-
-
-def test_the_grid_on_a_processor_is_the_learners() -> None:
-    assert workload.FASTEST_GRID_ON_CPU == FASTEST_GRID_ON_CPU

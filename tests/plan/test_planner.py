@@ -54,6 +54,12 @@ def test_half_a_billion_fits_one_gpu_that_both_roles_share() -> None:
     assert plan.best is None
 
 
+def test_generators_on_one_gpu_leave_the_learner_what_one_would() -> None:
+    one, three = (plan_run(config_for("qwen2.5-0.5b", generator={"count": n}), "h100", 1) for n in (1, 3))
+    assert three.now.generator.room == pytest.approx(one.now.generator.room / 3, rel=1e-6)
+    assert three.now.learner_room == pytest.approx(one.now.learner_room, rel=1e-6)
+
+
 def test_what_does_not_fit_is_told_with_changes_that_make_it_fit() -> None:
     config = config_for("qwen3-8b")
     plan = plan_run(config, "h200", 8)
