@@ -123,7 +123,7 @@ def train(steps: int, seed: int, killer: Killer | None, folder: Path) -> tuple[f
             seed=seed,
             run_dir=str(folder),
         )
-    last = list(read_metrics(result.folder / "metrics.jsonl"))[-1].values
+    last = [line.values for line in read_metrics(result.folder / "metrics.jsonl") if "ledger/issued" in line.values][-1]
     failures = {name: int(count) for name, count in last.items() if name.startswith("ledger/failed/") and count}
     wrong, scored = wrong_scores(RunFolder(result.folder))
     name = "in peace" if killer is None else f"{killer.killed} verifiers killed"
