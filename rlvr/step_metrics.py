@@ -76,6 +76,7 @@ class Clock:
     ) -> dict[str, float]:
         """Seconds by stage, and by role the shares busy, updating and waiting: they add up to 1.
 
+        A step lasts until it is recorded: what it causes after that, an evaluation or a checkpoint, counts in the next.
         The learner works in the stages `learn`, `roll_back`, `publish` and `checkpoint`, and waits in the others.
         """
         times = {f"time/{name}_s": seconds for name, seconds in stage_s.items()} | {"time/step_s": step_s}
@@ -90,6 +91,12 @@ class Clock:
         times["time/learner_waiting_share"] = 1.0 - learner_s / step_s
         self._before = {status.name: status for status in statuses}
         return times
+
+
+def end_in_words(stage_s: Mapping[str, float], whole_s: float) -> str:
+    """Where the time goes after the last step's record, which no later step counts."""
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stage_s.items())
+    return f"the end took {whole_s:.1f} s: {parts}"
 
 
 def _since(before: GeneratorStatus | None, now: GeneratorStatus) -> tuple[float, float, float]:

@@ -36,6 +36,7 @@ from rlvr.report import write_report
 from rlvr.resumed import first_evaluation, first_of, go_on
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
+from rlvr.step_metrics import end_in_words
 from rlvr.supervised_data import ExampleSet, Learnable, has_answers, load_examples
 from rlvr.supervised_evaluation import HELD_OUT_LOSS, HeldOut, HeldOutAnswers, HeldOutLoss
 from rlvr.training import RunResult
@@ -219,8 +220,11 @@ class Supervised:
 
     async def finish(self) -> SupervisedResult:
         """The last checkpoint on disk, the policy as a plain folder, and the report."""
-        await self.checkpoints.finish()
-        await self.learner.export(self.folder.policy)
+        with self.stages("checkpoint"):
+            await self.checkpoints.finish()
+        with self.stages("export"):
+            await self.learner.export(self.folder.policy)
+        append_event(self.folder, self.step, EventKind.NOTE, end_in_words(*self.stages.finish_step()))
         report = await asyncio.to_thread(write_report, self.folder)
         asked, reports = self.job.asked, self.answers.reports if self.answers else []
         return SupervisedResult(

@@ -39,7 +39,7 @@ from rlvr.rollout.scoring import Scorer
 from rlvr.rollout_log import write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
-from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
+from rlvr.step_metrics import Clock, batch_metrics, end_in_words, staleness_metrics, throughput_metrics
 from rlvr.types import Group, Row, TrajectoryKey
 from rlvr.watchdog import watch
 from rlvr.weights import WeightReceipt
@@ -349,8 +349,11 @@ class Training:
 
     async def finish(self) -> RunResult:
         """The last checkpoint on disk, the policy as a plain folder, and the report."""
-        await self.checkpoints.finish()
-        await self.roles.learner.export(self.folder.policy)
+        with self.stages("checkpoint"):
+            await self.checkpoints.finish()
+        with self.stages("export"):
+            await self.roles.learner.export(self.folder.policy)
+        append_event(self.folder, self.step, EventKind.NOTE, end_in_words(*self.stages.finish_step()))
         before, after = None, None
         if self.evaluations:
             before, after = first_evaluation(self.folder, self.job.verifier), self.evaluations[-1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.rollout.ledger import Fate
 from rlvr.stages import Stages
-from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
+from rlvr.step_metrics import Clock, batch_metrics, end_in_words, staleness_metrics, throughput_metrics
 from rlvr.types import FinishReason, Group, Outcome, RLStream, Row, Score, Task, Trajectory
 
 TASK = Task("t", (), (1,), None, {})
@@ -138,6 +138,12 @@ def test_a_generator_that_has_not_moved_has_no_shares() -> None:
     assert not [name for name in clock.times({}, 1.0, [status("a", 1.0, 1.0, 1.0)]) if "generator" in name]
 
 
+def test_the_end_is_told_in_words() -> None:
+    assert (
+        end_in_words({"evaluate": 12.34, "export": 0.5}, 13.0) == "the end took 13.0 s: evaluate 12.3 s, export 0.5 s"
+    )
+
+
 # -------------------------------------------------------------------- stages
 
 
@@ -154,6 +160,17 @@ def test_stages_add_up_to_no_more_than_the_step_and_tell_where_it_stands() -> No
     assert seconds["learn"] >= 0.02 and seconds["publish"] >= 0.01
     assert sum(seconds.values()) <= whole
     assert stages.finish_step()[0] == {}
+
+
+def test_a_stage_under_way_counts_in_each_step_for_what_it_took_there() -> None:
+    stages = Stages()
+    with stages("record"):
+        time.sleep(0.02)
+        before, first = stages.finish_step()
+        time.sleep(0.01)
+    after, second = stages.finish_step()
+    assert 0.02 <= before["record"] <= first
+    assert 0.01 <= after["record"] <= second
 
 
 def test_a_stage_that_fails_is_timed_and_still_named() -> None:

@@ -18,8 +18,10 @@ from rlvr.cli import app
 from rlvr.config import Config, DataConfig
 from rlvr.config_loading import load_config
 from rlvr.data import DataError, render_prompt
+from rlvr.events import read_events
 from rlvr.metrics import read_metrics
 from rlvr.prepare import PreparationError
+from rlvr.run_folder import RunFolder
 from rlvr.supervised import prepare_sft
 from rlvr.supervised_data import examples_of, load_examples
 from rlvr.types import Message
@@ -193,6 +195,8 @@ def test_the_tiny_model_learns_to_imitate(tmp_path: Path) -> None:
     records = read_metrics(result.folder / "metrics.jsonl")
     assert [r.step for r in records] == [0, *range(1, 31), 30]
     assert records[30].values["sft/epoch"] == 1
+    (end,) = [event.text for event in read_events(RunFolder(result.folder)) if event.text.startswith("the end took")]
+    assert all(f"{stage} " in end for stage in ("evaluate", "checkpoint", "export"))
 
 
 def test_the_first_steps_loss_is_the_cross_entropy_of_its_examples(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 
 import rlvr
 from rlvr.demo.problems import Split, rows
+from rlvr.events import read_events
+from rlvr.run_folder import RunFolder
 from rlvr.types import Group
 
 RLVR = [sys.executable, "-m", "rlvr.cli"]
@@ -47,6 +49,16 @@ def _assert_books_balance(run: Path) -> None:
         on_disk += pq.read_metadata(run / "rollouts" / f"step-{int(line['step']):06d}.parquet").num_rows
         assert _settled(line) <= on_disk + line["ledger/in_flight"]
     assert on_disk >= _steps(run)[-1]["ledger/trained"]
+
+
+def _assert_seconds_add_up(run: Path) -> None:
+    """Of the stages, to no more than the step that they are in; and what comes after the last step is told."""
+    for line in _steps(run):
+        of_stages = [name for name in line if name.startswith("time/") and name.endswith("_s")]
+        seconds = sum(line[name] for name in of_stages if name not in ("time/step_s", "time/update_stall_s"))
+        assert 0.5 * line["time/step_s"] < seconds <= line["time/step_s"]
+    (end,) = [event.text for event in read_events(RunFolder(run)) if event.text.startswith("the end took")]
+    assert all(f"{stage} " in end for stage in ("record", "evaluate", "checkpoint", "export"))
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +195,7 @@ def test_python_api_with_a_reward_of_ones_own(tmp_path: Path) -> None:
     assert asked == [2] * 3  # once a step: it may keep a state, or draw
     assert all(line["staleness/max"] == 0 for line in _steps(result.folder))
     _assert_books_balance(result.folder)
+    _assert_seconds_add_up(result.folder)
     assert (result.policy / "model.safetensors").is_file()
     for fates in pq.read_table(result.folder / "rollouts" / "step-000001.parquet")["token_fates"].to_pylist():
         assert fates == ["trained"] + ["no_advantage"] * (len(fates) - 1)
