@@ -75,12 +75,11 @@ class ServedTeacher:
             "n": request.n,
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "min_p": 0.0,  # here and below: not what the model's own generation_config says
+            "top_p": 1.0,  # here and below: not what the model's own generation_config says
+            "top_k": -1,
+            "min_p": 0.0,
             "repetition_penalty": 1.0,
             "stop_token_ids": list(sampling.stop_token_ids),
-            "seed": sampling.seed,
             "logprobs": 1,
             "return_token_ids": True,
         }

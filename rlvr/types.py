@@ -49,14 +49,11 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a generator samples. Temperature 0 is greedy."""
+    """How a generator samples, from the whole distribution. Temperature 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1  # -1: no limit
     stop_token_ids: tuple[int, ...] = ()
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +70,10 @@ class GenerateRequest:
 class Completion:
     """One continuation. The three lists have one entry per sampled token.
 
-    `logprobs` are the sampler's own, after temperature, top-k and top-p: the distribution that was
-    sampled from. `versions` is the policy version that sampled each token. The token that ended the
-    turn is part of `token_ids`. `experts` begins with the prompt and ends before the last token, which the
-    sampler did not read; None of a dense model, and where nothing is to be replayed.
+    `logprobs` are the sampler's own, after temperature: the distribution that was sampled from. `versions` is the
+    policy version that sampled each token. The token that ended the turn is part of `token_ids`. `experts` begins
+    with the prompt and ends before the last token, which the sampler did not read; None of a dense model, and where
+    nothing is to be replayed.
     """
 
     token_ids: list[int]

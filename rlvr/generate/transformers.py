@@ -59,7 +59,6 @@ class _Sequence:
 
     held: RequestInHand
     index: int
-    generator: torch.Generator | None
 
     @property
     def sampling(self) -> Sampling:
@@ -101,10 +100,7 @@ class _Engine:
 
     def add(self, request: GenerateRequest, future: Future[list[Completion]]) -> None:
         held = self._requests.add(request, future)
-        seed = request.sampling.seed
-        for index in range(request.n):
-            generator = None if seed is None else torch.Generator().manual_seed(seed + index)
-            self._waiting.append(_Sequence(held, index, generator))
+        self._waiting.extend(_Sequence(held, index) for index in range(request.n))
 
     def add_scoring(self, request: ScoreRequest, future: Future[TokenScores]) -> None:
         self._scorings.append((request, future))
@@ -234,7 +230,7 @@ class _Batch:
         ).logits[:, -1]
         samplings = [s.sampling for s in self.rows]
         logprobs = processed_logprobs(logits, samplings)
-        tokens = draw(logprobs, samplings, [s.generator for s in self.rows], self._random)
+        tokens = draw(logprobs, samplings, self._random)
         return tokens.tolist(), logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
 
     def record_experts(self, latest: ExpertChoice) -> None:

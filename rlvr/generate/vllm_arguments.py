@@ -37,7 +37,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         "max_num_seqs": settings.max_sequences,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "max_logprobs": 256,  # ids that a teacher may be asked about at each place
-        "logprobs_mode": "processed_logprobs",  # after temperature, top-k and top-p: what was sampled from
+        "logprobs_mode": "processed_logprobs",  # after temperature: what was sampled from
         # Where keys and values outlive an update, new requests must not find those of old weights in a cache.
         "enable_prefix_caching": settings.recompute_kv,
         "enable_lora": settings.lora_rank > 0,
@@ -92,9 +92,6 @@ def sampling_params(sampling: Sampling, n: int = 1) -> SamplingParams:
     return SamplingParams(
         n=n,
         temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
         max_tokens=sampling.max_new_tokens,
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=True,

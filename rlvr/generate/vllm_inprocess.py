@@ -86,9 +86,6 @@ class _Engine:
         for index in range(request.n):
             one = copy(first)
             one.request_id = str(next(self._numbers))
-            if request.sampling.seed is not None:
-                one.sampling_params = copy(first.sampling_params)
-                one.sampling_params.seed = request.sampling.seed + index
             self._sequences[one.request_id] = (held, index)
             self._core.add_request(one)
 

@@ -89,7 +89,7 @@ async def test_on_its_own_prompt_a_policy_teaches_itself_nothing(
     pool = GeneratorPool([make_generator(config, "generator-0")])
     await pool.start()
     task = asked(tokenizer, solution=oracle_trace(QUESTION))
-    sampling = Sampling(30, seed=1, stop_token_ids=(tokenizer.eos_token_id,))
+    sampling = Sampling(30, stop_token_ids=(tokenizer.eos_token_id,))
     try:
         completions = await pool.generate(GenerateRequest("g0", task.prompt_ids, 4, sampling))
         groups, rows = zip(*(answered(task, n, one) for n, one in enumerate(completions)), strict=True)

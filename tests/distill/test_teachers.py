@@ -152,7 +152,7 @@ async def test_a_servers_continuations_come_with_ids_and_logprobs(server: Server
         return {"token_ids": tokens, "logprobs": logprobs, "finish_reason": finish}
 
     server.behaviour = lambda request: (200, {"choices": [choice("stop", 4, 2), choice("length", 1, 1, 1)]})
-    sampling = Sampling(3, temperature=0.7, stop_token_ids=(2,), seed=5)
+    sampling = Sampling(3, temperature=0.7, stop_token_ids=(2,))
     completions = await teacher.generate(GenerateRequest("r", (7, 8), 2, sampling))
     assert [(c.token_ids, c.finish) for c in completions] == [
         ([4, 2], FinishReason.STOP),
@@ -160,8 +160,8 @@ async def test_a_servers_continuations_come_with_ids_and_logprobs(server: Server
     ]
     assert completions[0].logprobs == pytest.approx([-0.4, -0.2]) and completions[0].versions == [0, 0]
     (request,) = server.requests
-    asked = [request[key] for key in ("prompt", "n", "max_tokens", "temperature", "stop_token_ids", "seed")]
-    assert asked == [[7, 8], 2, 3, 0.7, [2], 5]
+    asked = [request[key] for key in ("prompt", "n", "max_tokens", "temperature", "stop_token_ids", "top_p")]
+    assert asked == [[7, 8], 2, 3, 0.7, [2], 1.0]
 
 
 async def test_what_a_server_cannot_do_is_refused_before_it_is_asked(server: Server, teacher: ServedTeacher) -> None:

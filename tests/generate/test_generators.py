@@ -42,22 +42,6 @@ async def test_logprobs_with_a_prompt_longer_than_a_cache_block(subject: Subject
     assert worst(subject, first + again, prompt) < BOUND
 
 
-async def test_truncated_sampling_renormalizes_over_what_is_kept(subject: Subject) -> None:
-    (completion,) = await subject.generate(PROMPT, Sampling(30, top_k=5, top_p=0.8), n=1)
-    context = list(PROMPT)
-    for token, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
-        with torch.no_grad():
-            logits = subject.model(torch.tensor([context])).logits[0, -1].double()
-        likeliest = logits.softmax(-1).topk(5)
-        probabilities = likeliest.values / likeliest.values.sum()
-        kept = int((probabilities.cumsum(-1) < 0.8).sum()) + 1
-        allowed = likeliest.indices[:kept].tolist()
-        assert token in allowed
-        expected = (probabilities[allowed.index(token)] / probabilities[:kept].sum()).log().item()
-        assert logprob == pytest.approx(expected, abs=BOUND)
-        context.append(token)
-
-
 async def test_greedy_is_the_likeliest_token(subject: Subject) -> None:
     (completion,) = await subject.generate(PROMPT, Sampling(30, temperature=0.0))
     context = list(PROMPT)
@@ -91,16 +75,6 @@ async def test_only_the_stops_asked_for_end_a_turn(subject: Subject) -> None:
     completions = await subject.generate(PROMPT, Sampling(30), n=4)
     assert any(2 in c.token_ids[:-1] for c in completions)
     assert all(c.finish is FinishReason.LENGTH for c in completions)
-
-
-async def test_a_seed_repeats_the_answers_and_tells_continuations_apart(subject: Subject) -> None:
-    sampling = Sampling(20, seed=7)
-    first = await subject.generate(PROMPT, sampling, n=3)
-    _, again = await asyncio.gather(  # whatever else is in the batch
-        subject.generate((9, 9, 9), Sampling(20), n=4), subject.generate(PROMPT, sampling, n=3)
-    )
-    assert [c.token_ids for c in again] == [c.token_ids for c in first]
-    assert len({tuple(c.token_ids) for c in first}) == 3
 
 
 async def test_sampling_follows_the_distribution(subject: Subject) -> None:
