@@ -12,12 +12,14 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console as RichConsole
 
 from rlvr.api import run_coroutine
 from rlvr.checkpoint import Checkpoint, latest_checkpoint
+from rlvr.closing import close_with
 from rlvr.cluster import Roles, disconnect_ray, start_roles, start_teacher
 from rlvr.console import Console
 from rlvr.distill.codistill.peers import LivePeer, verdicts_of
@@ -152,10 +154,10 @@ class _Run:
             if peer.learns:
                 roles[peer.name] = await start_roles(peer.config, share)
                 live = LivePeer(peer.name, roles[peer.name].pool)
-                parts.push_async_callback(_close, live, roles[peer.name])
+                close_with(parts, peer.name, partial(_close, live, roles[peer.name]))
             else:
                 live = LivePeer(peer.name, await start_teacher(peer.config, share), learns=False)
-                parts.push_async_callback(live.pool.close)
+                close_with(parts, peer.name, live.pool.close)
             self.live[peer.name] = live
         return roles
 
