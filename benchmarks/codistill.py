@@ -246,7 +246,9 @@ def plot(folders: list[Path], file: Path) -> None:
                 (f"{name} specialist, alone on both", ":", folder / f"alone-{name}", 1),
             )
             for label, style, of_run, models in lines:
-                points = curve(of_run) if is_done(of_run) else []
+                if not is_done(of_run):
+                    continue
+                points = curve(of_run)
                 axes.plot(
                     [models * point.tokens / 1000 for point in points],
                     [both(point) for point in points],
