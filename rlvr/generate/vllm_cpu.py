@@ -1,7 +1,7 @@
 """Mends vLLM 0.32.0 on CPU, so that weights can be loaded in place and every model family is exact.
 
 vLLM prepares weights for its CPU kernels when it loads a model: it packs them and drops the originals. New
-weights cannot be loaded over a packed copy, and three of the four faults below are silent. `patch` keeps the
+weights cannot be loaded over a packed copy, and three of the five faults below are silent. `patch` keeps the
 weights as they are; a tiny model loses no speed by it, one of 98M parameters about 30 % in float32.
 
 Each patch names the fault it mends. They reach into one release of vLLM, so any other is refused, and the tests
@@ -44,6 +44,7 @@ def patch() -> None:
     _keep_linear_weights()
     _keep_expert_weights()
     _rotate_three_dimensions_exactly()
+    _leave_matrix_tiles_alone()
     vllm_cpu_speed.patch()
 
 
@@ -112,6 +113,16 @@ def _rotate_three_dimensions_exactly() -> None:
         return rotated
 
     RotaryEmbedding.forward_cpu = rotate
+
+
+def _leave_matrix_tiles_alone() -> None:
+    """Fault: on processors with AMX multi-head latent attention goes to a backend of its own, which packs weights and
+    knows bfloat16 alone: a model in float32 does not even load. Without, vLLM's kernels are those of any processor."""
+
+    def never() -> bool:
+        return False
+
+    torch.cpu._is_amx_tile_supported = never
 
 
 # -------------------------------------------------------------------- experts on plain weights
