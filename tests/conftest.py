@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, here and in what tests start. Models here are tiny: a second thread brings them nothing, and
+# on a busy machine both wait for each other, which made some files of tests take twenty times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
