@@ -24,7 +24,7 @@ class Said:
     """What one peer said. Rows are named by their place in the step.
 
     `watched` has the likeliest ids of rows that every peer is shown. `taught` is of the rows that it may teach: what
-    it says of their sampled tokens, or of the ids that the student finds likeliest.
+    it says of their sampled tokens, or of the ids that the student or it finds likeliest.
     """
 
     asked: int = 0
