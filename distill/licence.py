@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from rlvr.architecture.model_card import CardError, card_head
 from rlvr.distill.provenance import inherited_licences
 from rlvr.plugins import CommandError
 
@@ -219,9 +220,10 @@ def _from_table(teacher: str) -> dict[str, str]:
 def _from_card(folder: Path) -> dict[str, str]:
     """`license` of the README's head, `license_name` where that is `other`, and the licences of `base_model`."""
     card = folder / "README.md"
-    if not card.is_file():
-        return {}
-    head = _head(card)
+    try:
+        head = card_head(card)
+    except CardError as error:
+        raise LicenceRefused(f"{error}; so its licence cannot be read") from None
     said = head.get("license")
     found: dict[str, str] = {}
     for one in said if isinstance(said, list) else [said]:
@@ -242,15 +244,3 @@ def _from_run(folder: Path) -> dict[str, str]:
     began_with = str(yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["name"])
     terms = terms_of(began_with)
     return {licence.id: f"{config}: the run began with {began_with}" for licence in terms.licences}
-
-
-def _head(card: Path) -> Mapping[str, Any]:
-    """The YAML between the first two lines of `---`."""
-    parts = card.read_text(encoding="utf-8").split("---", 2)
-    if parts[0].strip() or len(parts) < 3:
-        return {}
-    try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError as error:
-        raise LicenceRefused(f"{card}: its head is not YAML, so its licence cannot be read: {error}") from None
-    return head if isinstance(head, dict) else {}

@@ -12,11 +12,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rlvr.closing import close_with
 from rlvr.cluster import start_generators
 from rlvr.config import Config, LoraConfig
 from rlvr.distill.gate import Gate, leave_records
@@ -120,20 +121,17 @@ async def _answers(job: Job, word: TeacherWord, keep: Callable[[Group], list[T]]
 @asynccontextmanager
 async def _asked(config: Config, word: TeacherWord) -> AsyncIterator[Generates]:
     """The teacher as an episode asks it: a server, or a generator of the config's own kind with the teacher's model."""
-    if word.url is None:
-        model = config.model.model_copy(update={"name": word.name})
-        pool = await start_generators(config.model_copy(update={"model": model}))
-        try:
+    async with AsyncExitStack() as parts:
+        if word.url is None:
+            model = config.model.model_copy(update={"name": word.name})
+            pool = await start_generators(config.model_copy(update={"model": model}))
+            close_with(parts, "the teacher's generators", pool.close)
             yield pool
-        finally:
-            await pool.close()
-        return
-    served = ServedTeacher(word.url, word.name)
-    try:
-        await served.start()
-        yield _Served(served)
-    finally:
-        await served.close()
+        else:
+            served = ServedTeacher(word.url, word.name)
+            close_with(parts, "the teacher", served.close)
+            await served.start()
+            yield _Served(served)
 
 
 class _Progress:

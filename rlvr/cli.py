@@ -84,7 +84,7 @@ def demo(
     from rlvr.demo.run import demo_config
 
     config = demo_config(words or [], task)
-    print(f"A tiny language model (0.38M parameters) {task.story} by reinforcement learning alone.")
+    print(f"A tiny language model {task.story} by reinforcement learning alone.")
     _train(config, resume=False)
 
 

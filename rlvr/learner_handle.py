@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rlvr.config import Config, Transport
+from rlvr.daemon import in_daemon
 from rlvr.types import Row
 from rlvr.weights import WeightUpdate
 
@@ -30,7 +30,7 @@ class LearnerHandle(Protocol):
 
 
 class LearnerThread:
-    """A learner, alone or one rank of several, on threads of this process."""
+    """A learner, alone or one rank of several, on threads of this process that its end does not wait for."""
 
     def __init__(self, config: Config, weights_folder: Path, transport: Transport) -> None:
         from rlvr.learn.learner import Learner
@@ -40,32 +40,32 @@ class LearnerThread:
         self._transport = transport
 
     async def start(self) -> LearnerInfo:
-        return await asyncio.to_thread(self._learner.start)
+        return await in_daemon(self._learner.start)
 
     async def train(self, rows: Sequence[Row]) -> LearnerReport:
-        return await asyncio.to_thread(self._learner.train, list(rows))
+        return await in_daemon(self._learner.train, list(rows))
 
     async def cross_entropy(self, rows: Sequence[Row]) -> float:
-        return await asyncio.to_thread(self._learner.cross_entropy, rows)
+        return await in_daemon(self._learner.cross_entropy, rows)
 
     async def micro_batches(self) -> int:
         """Begun since the start. Answered while others work."""
         return self._learner.micro_batches
 
     async def publish(self) -> WeightUpdate | None:
-        return await asyncio.to_thread(self._learner.publish, self._weights_folder, self._transport)
+        return await in_daemon(self._learner.publish, self._weights_folder, self._transport)
 
     async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(self._learner.save, folder)
+        await in_daemon(self._learner.save, folder)
 
     async def saved(self) -> None:
-        await asyncio.to_thread(self._learner.saved)
+        await in_daemon(self._learner.saved)
 
     async def load(self, folder: Path, version: int | None = None) -> None:
-        await asyncio.to_thread(self._learner.load, folder, version)
+        await in_daemon(self._learner.load, folder, version)
 
     async def export(self, folder: Path) -> None:
-        await asyncio.to_thread(self._learner.export, folder)
+        await in_daemon(self._learner.export, folder)
 
 
 class LocalLearner(LearnerThread):

@@ -15,6 +15,7 @@ import yaml
 
 from rlvr.architecture.facts import Architecture, UnknownArchitecture
 from rlvr.architecture.families import read_architecture
+from rlvr.architecture.model_card import CardError, card_head
 
 
 class ModelNotFound(ValueError):
@@ -94,20 +95,14 @@ def _from_files(name: str, config: Path, card: Path) -> Model:
         values = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UnknownArchitecture(f"{config} is not valid JSON: {error}") from None
-    licence = _licence(card.read_text(encoding="utf-8")) if card.is_file() else None
-    return Model(name, read_architecture(values, str(config)), licence)
+    return Model(name, read_architecture(values, str(config)), _licence_of(card))
 
 
-def _licence(card: str) -> str | None:
-    """From the YAML head of a model card."""
-    parts = card.split("---", 2)
-    if parts[0].strip() or len(parts) < 3:
-        return None
+def _licence_of(card: Path) -> str | None:
     try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    said = head.get("license") if isinstance(head, dict) else None
+        said = card_head(card).get("license")
+    except CardError:
+        return None  # whoever trains on this model's outputs is told; here it is a word in a table
     return str(said) if said is not None else None
 
 
