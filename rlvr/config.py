@@ -436,11 +436,6 @@ class Config(Section):
                 f"learner.optimizer={self.learner.optimizer} updates whole matrices, and model.lora.rank="
                 f"{self.model.lora.rank} trains two factors in place of each: set learner.optimizer=adamw"
             )
-        if self.learner.optimizer is OptimizerName.MUONCLIP and self.learner.is_sharded:
-            raise ValueError(
-                "learner.optimizer=muonclip runs in a learner of one process only: set learner.optimizer=muon, or "
-                "leave learner.ranks and learner.offload as they are"
-            )
         if self.learner.updates_per_step > self.rollout.groups_per_step:
             raise ValueError(
                 f"learner.updates_per_step={self.learner.updates_per_step} is more than "

@@ -93,7 +93,7 @@ class Learner:
 
     def _start_clip(self) -> tuple[str, ...]:
         """Returns what to tell of layers where there is nothing to clip."""
-        clip = QKClip(self.model, self.config.learner.max_attention_logit)
+        clip = QKClip(self.model, self.config.learner.max_attention_logit, self.ranks)
         self.clip = None if clip.is_idle else clip
         if clip.idle_layers == 0:
             return ()
@@ -158,9 +158,10 @@ class Learner:
         experts, strength = self.model.experts, self.config.learner.router.balance_loss
         balance = BalanceLoss.of(rows, experts, strength) if strength else None
         fates = torch.zeros(len(objective.rl.tokens), dtype=torch.uint8, device=self.model.device)
-        watch = self.clip.watch if self.clip else None
         for batch in self.ranks.micro_batches(rows, self.model.plan):
             batch = batch.to(self.model.device)
+            # What a rank without rows left computes, nobody reads: its logits do not count.
+            watch = self.clip.watch if self.clip and len(batch.read) else None
             output = self.model.logprobs(batch, objective.ids(batch.tokens), watch=watch)
             part = objective.part(output, batch.tokens)
             gathered.sums.add(part.sums)

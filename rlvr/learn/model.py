@@ -17,7 +17,7 @@ import peft
 import torch
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_flash_attn_2_available
@@ -137,7 +137,7 @@ class PolicyModel:
         if watch is not None:
             watch.line_lengths = batch.lengths
             for_attention["logit_watch"] = watch
-        with self._autocast(dtype):
+        with self.autocast(dtype):
             hidden = self.decoder(
                 input_ids=batch.token_ids,
                 position_ids=batch.position_ids,
@@ -170,11 +170,12 @@ class PolicyModel:
     def own_logits(self, token_ids: Tensor, dtype: DType) -> Tensor:
         """The logits of one sequence [T] by the model's own forward pass, [T, V]: what the self-check compares with."""
         self.experts.replayed = None
-        with self._autocast(dtype):
+        with self.autocast(dtype):
             logits: Tensor = self.forward_pass(lambda: self.network(input_ids=token_ids[None], use_cache=False).logits)
         return logits[0].float()
 
-    def _autocast(self, dtype: DType) -> torch.autocast:
+    def autocast(self, dtype: DType) -> torch.autocast:
+        """In which the layers compute in `dtype`."""
         return torch.autocast(self.device.type, torch_dtype(dtype), enabled=dtype is not DType.FLOAT32)
 
     @torch.no_grad()
@@ -344,6 +345,12 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     on_device = cast(DTensor, tensor.to(tensor.device_mesh.device_type))
     return on_device.full_tensor()
+
+
+def own_shard(tensor: Tensor, like: DTensor) -> Tensor:
+    """Of a tensor that every rank has whole, the part that this rank holds of `like`, on the device of that."""
+    shard = distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None).to_local()
+    return shard.to(like.to_local().device)
 
 
 def _adapted(network: PreTrainedModel) -> dict[Tensor, LoraLayer]:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from rlvr.learn.model import own_shard, whole
 
 # The quintic of K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): five
 # rounds bring singular values from anywhere in (0, 1] to between about 0.7 and 1.2.
@@ -52,21 +54,21 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient. A closure is not taken."""
         for group in self.param_groups:
-            whole = []
+            local = []
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
                 smoothed = self._smoothed(matrix, matrix.grad, group["momentum"])
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 if not isinstance(matrix, DTensor):
-                    whole.append((matrix, smoothed))
+                    local.append((matrix, smoothed))
                     continue
                 assert isinstance(smoothed, DTensor), "the momentum is sharded as its parameter"
                 if _holds_whole_matrices(matrix):
-                    whole.append((matrix.to_local(), smoothed.to_local()))
+                    local.append((matrix.to_local(), smoothed.to_local()))
                 else:
                     _descend_sharded(matrix, smoothed, group["lr"], group["fused"])
-            _descend(whole, group["lr"], group["fused"])
+            _descend(local, group["lr"], group["fused"])
 
     def _smoothed(self, matrix: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = self.state[matrix]
@@ -143,8 +145,8 @@ def _holds_whole_matrices(matrix: DTensor) -> bool:
 
 
 def _descend_sharded(matrix: DTensor, smoothed: DTensor, lr: float, fused: Fused | None) -> None:
-    gathered = smoothed.full_tensor()
+    gathered = whole(smoothed)
     change = torch.zeros_like(gathered)
     _descend([(change, gathered)], lr, fused)
     # Every rank has computed the same change, and takes its own shard of it.
-    matrix.add_(distribute_tensor(change, matrix.device_mesh, matrix.placements, src_data_rank=None))
+    matrix.to_local().add_(own_shard(change, matrix))

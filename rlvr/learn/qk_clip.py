@@ -12,14 +12,18 @@ forward passes and t the limit, gamma = min(1, t / S), and the head's logits are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rlvr.learn.max_logit import LogitWatch
-from rlvr.learn.model import PolicyModel
+from rlvr.learn.model import PolicyModel, own_shard
+from rlvr.learn.ranks import ALONE, Ranks
 
 
 class Heads(Protocol):
@@ -69,7 +73,10 @@ def _scale_rows(linear: nn.Linear, factors: Tensor) -> None:
     for parameter in (linear.weight, linear.bias):
         if parameter is None:
             continue
-        parameter.mul_(factors.to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)))
+        held, of_held = parameter, factors
+        if isinstance(parameter, DTensor):  # of which this rank holds some rows, or none
+            held, of_held = parameter.to_local(), own_shard(factors, parameter)
+        held.mul_(of_held.to(held).view(-1, *[1] * (held.ndim - 1)))
 
 
 def heads_of(attention: nn.Module) -> Heads | None:
@@ -101,11 +108,12 @@ class QKClip:
     """Watches the largest logits of a policy, and scales down the heads that are over `limit`.
 
     In `idle_layers` queries and keys are normalised after their weights (QK-norm), so that scaling those does
-    nothing: they are left alone.
+    nothing: they are left alone. Of `ranks`, each watches the rows that it computes and scales the rows of a weight
+    that it holds, all by the largest logits of any.
     """
 
-    def __init__(self, model: PolicyModel, limit: float) -> None:
-        """Raises ValueError for a model whose heads cannot be scaled: each layer's are tried."""
+    def __init__(self, model: PolicyModel, limit: float, ranks: Ranks = ALONE) -> None:
+        """Raises ValueError, on all ranks, for a model whose heads cannot be scaled: each layer's are tried."""
         if model.attention != "sdpa":
             raise ValueError(
                 f"learner.optimizer=muonclip reads queries and keys in SDPA attention, and the model runs with "
@@ -113,15 +121,19 @@ class QKClip:
             )
         self.limit = limit
         self.watch = LogitWatch(limit)
+        self._ranks = ranks
+        self._device = model.device
+        self._head_counts = _head_counts(model)
+        known = {attention: _known_heads(attention) for attention in self._head_counts}
+        effects = _effects(model, known)
+        agreed = ranks.max(torch.tensor(list(effects.values()), device=model.device)).tolist()
         self._heads: dict[nn.Module, Heads] = {}
-        calls = _attention_calls(model)
-        for attention, call in calls.items():
-            heads = heads_of(attention)
-            if heads is None:
+        for attention, effect in zip(effects, agreed, strict=True):
+            if effect == Effect.OTHER:
                 raise _cannot_scale(attention)
-            if _does_scale(heads, attention, call):
-                self._heads[attention] = heads
-        self.idle_layers = len(calls) - len(self._heads)
+            if effect == Effect.SCALES:
+                self._heads[attention] = known[attention]
+        self.idle_layers = len(effects) - len(self._heads)
 
     @property
     def is_idle(self) -> bool:
@@ -130,7 +142,7 @@ class QKClip:
 
     def clip(self) -> ClipReport:
         """Scale down the heads that were over the limit since the last call. To be called after an update."""
-        largest = self.watch.take()
+        largest = self._largest()
         clipped = 0
         for attention, heads in self._heads.items():
             over = largest[attention] > self.limit
@@ -139,6 +151,14 @@ class QKClip:
                 clipped += int(over.sum())
         return ClipReport(max(float(logits.max()) for logits in largest.values()), clipped)
 
+    def _largest(self) -> dict[nn.Module, Tensor]:
+        """Of all ranks, in one exchange. One that computed no rows has seen nothing."""
+        seen = self.watch.take()
+        nothing = torch.tensor(-torch.inf, device=self._device)
+        own = [seen.get(attention, nothing.expand(count)) for attention, count in self._head_counts.items()]
+        parts = self._ranks.max(torch.cat(own)).split(list(self._head_counts.values()))
+        return dict(zip(self._head_counts, parts, strict=True))
+
 
 # -------------------------------------------------------------------- what can be clipped, by trial
 
@@ -146,46 +166,56 @@ _TRIAL = 1 / 16  # so that all weights are scaled by powers of two, which can be
 _PROBE_TOKENS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    positional: tuple[Any, ...]
-    named: dict[str, Any]
+class Effect(IntEnum):
+    """Of scaling the weights on the logits; where ranks differ, the later counts."""
+
+    SCALES = 0
+    NONE = 1
+    OTHER = 2
 
 
 @torch.no_grad()
-def _attention_calls(model: PolicyModel) -> dict[nn.Module, _Call]:
-    """The attention modules of the policy that logits can be watched in, with what each is called with for a probe."""
+def _probe(model: PolicyModel, watch: LogitWatch) -> None:
+    """A forward pass of a few tokens, the same on all ranks."""
+    tokens = (torch.arange(_PROBE_TOKENS, device=model.device) % model.vocabulary)[None]
+    with model.autocast(model.widest_dtype):
+        model.forward_pass(
+            lambda: model.decoder(input_ids=tokens, use_cache=False, logit_watch=watch).last_hidden_state
+        )
+
+
+def _head_counts(model: PolicyModel) -> dict[nn.Module, int]:
+    """The attention modules of the policy that logits can be watched in, and how many heads each has."""
     watch = LogitWatch(-torch.inf)
-    probe = (torch.arange(_PROBE_TOKENS, device=model.device) % model.vocabulary)[None]
-
-    def run() -> None:
-        model.decoder(input_ids=probe, use_cache=False, logit_watch=watch)
-
-    run()
-    calls: dict[nn.Module, _Call] = {}
-
-    def keep(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        calls[module] = _Call(positional, named)
-
-    hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in watch.take()]
-    run()
-    for hook in hooks:
-        hook.remove()
-    if not calls:
+    _probe(model, watch)
+    counts = {attention: len(logits) for attention, logits in watch.take().items()}
+    if not counts:
         raise ValueError(
             f"learner.optimizer=muonclip: {type(model.network).__name__} passes nothing on to its attention, whose "
             "logits can then not be watched; set learner.optimizer=muon"
         )
-    return calls
+    return counts
 
 
-@torch.no_grad()
-def _does_scale(heads: Heads, attention: nn.Module, call: _Call) -> bool:
-    """Whether scaling the weights scales the logits; False where it leaves them as they are."""
+def _effects(model: PolicyModel, heads: Mapping[nn.Module, Heads]) -> dict[nn.Module, Effect]:
+    """Each is tried when a forward pass comes to it: where weights are sharded, its layer's are whole then."""
+    effects: dict[nn.Module, Effect] = {}
+
+    def try_out(attention: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        effects[attention] = _effect(heads[attention], attention, positional, named)
+
+    hooks = [attention.register_forward_pre_hook(try_out, with_kwargs=True) for attention in heads]
+    _probe(model, LogitWatch(torch.inf))
+    for hook in hooks:
+        hook.remove()
+    return effects
+
+
+def _effect(heads: Heads, attention: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> Effect:
     watch = LogitWatch(-torch.inf)
 
     def logits() -> Tensor:
-        attention(*call.positional, **call.named | {"logit_watch": watch})
+        attention.forward(*positional, **named | {"logit_watch": watch})  # without the hook that brought us here
         return watch.take()[attention]
 
     before = logits()
@@ -194,10 +224,17 @@ def _does_scale(heads: Heads, attention: nn.Module, call: _Call) -> bool:
     after = logits()
     heads.scale(1 / factors)
     if torch.allclose(after, _TRIAL * before, rtol=1e-3):
-        return True
+        return Effect.SCALES
     if torch.allclose(after, before, rtol=0.1):  # a norm's epsilon counts for more when what it divides is smaller
-        return False
-    raise _cannot_scale(attention)
+        return Effect.NONE
+    return Effect.OTHER
+
+
+def _known_heads(attention: nn.Module) -> Heads:
+    heads = heads_of(attention)
+    if heads is None:
+        raise _cannot_scale(attention)
+    return heads
 
 
 def _cannot_scale(attention: nn.Module) -> ValueError:

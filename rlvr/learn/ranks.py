@@ -47,6 +47,10 @@ class Ranks(Protocol):
         """Over ranks."""
         ...
 
+    def max(self, tensor: Tensor) -> Tensor:
+        """Over ranks, of each element."""
+        ...
+
     def clip(self, parameters: Iterable[Parameter], largest: float) -> float:
         """Scale the whole gradient down to a norm of `largest`; returns the norm it had."""
         ...
@@ -72,6 +76,9 @@ class Alone:
         return pack(rows, plan)
 
     def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
         return tensor
 
     def clip(self, parameters: Iterable[Parameter], largest: float) -> float:

@@ -120,6 +120,10 @@ class ShardedRanks:
         dist.all_reduce(tensor)
         return tensor
 
+    def max(self, tensor: Tensor) -> Tensor:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
     def clip(self, parameters: Iterable[Parameter], largest: float) -> float:
         return float(whole(nn.utils.clip_grad_norm_(parameters, largest)))
 
