@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -26,14 +25,13 @@ from rlvr.distill.readings import (
     Reading,
     same_conversation,
 )
-from rlvr.distill.regression import TagWatch, check_watch, start_of
+from rlvr.distill.regression import TagWatch, check_watch
 from rlvr.distill.served_teacher import ServedTeacher
 from rlvr.distill.signals import Signal, SignalKind, parse_divergence, parse_kind
 from rlvr.distill.teachers import ALL, OwnPolicy, Teacher, TeacherError, local_teacher
 from rlvr.distill.teaching import OnPolicyDistillation, Teachers
 from rlvr.distill.tokenizers import fingerprint, refuse_mismatch
 from rlvr.files import replacing
-from rlvr.metrics import read_metrics
 from rlvr.prepare import load_tokenizer, stop_token_ids
 from rlvr.reward_function import reward
 from rlvr.run_folder import RunFolder, refuse_used
@@ -126,7 +124,7 @@ def resume_opd(config: Config) -> RunResult:
     """Go on with the run in `config.run_dir`, with the teachers it began with."""
     assert config.run_dir is not None
     options = _read_options(config.run_dir / _OPTIONS_FILE)
-    teaching, records = _teaching(config, options, start_of(read_metrics(RunFolder(config.run_dir).metrics)))
+    teaching, records = _teaching(config, options)
     return _run(config, options, teaching, records, resume=True)
 
 
@@ -144,10 +142,8 @@ def _run(
     return result
 
 
-def _teaching(
-    config: Config, options: OPDOptions, start: Mapping[str, float] = MappingProxyType({})
-) -> tuple[OnPolicyDistillation, list[TeacherRecord]]:
-    """The stage and its teachers' records, all checked that can be; `start` is the accuracy by tag that it began at."""
+def _teaching(config: Config, options: OPDOptions) -> tuple[OnPolicyDistillation, list[TeacherRecord]]:
+    """The stage and its teachers' records, all checked that can be."""
     words = [teacher_word(word) for word in options.teachers]
     if len({word.tag for word in words}) < len(words) or not words:
         raise TeacherError(f"--teacher: expected one for each tag, got {', '.join(options.teachers) or 'none'}")
@@ -173,7 +169,7 @@ def _teaching(
             records.append(TeacherRecord(word.name, licences, fingerprint(tokenizer)))
             made[key] = ServedTeacher(word.url, word.name) if word.url else local_teacher(config, word.name, number)
         by_tag[word.tag] = made[key]
-    watch = TagWatch(options.tag_column, options.max_regression, dict(start))
+    watch = TagWatch(options.tag_column, options.max_regression)
     teachers = Teachers(by_tag, options.tag_column, readings)
     return OnPolicyDistillation(teachers, signal, config.sampling.temperature, watch), records
 

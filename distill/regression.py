@@ -6,7 +6,6 @@ while the mean rises.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,11 +13,8 @@ from rlvr.config import Config
 from rlvr.data import read_rows
 from rlvr.distill.teachers import ALL
 from rlvr.evaluation import EvaluationReport
-from rlvr.metrics import MetricRecord
 from rlvr.plugins import CommandError
 from rlvr.types import Task
-
-_METRIC = re.compile(r"teacher/(.+)/accuracy")
 
 
 class WatchError(CommandError):
@@ -53,15 +49,6 @@ class TagWatch:
 
     def _tag(self, task: Task) -> str:
         return str(task.columns.get(self.column, ALL))
-
-
-def start_of(records: Iterable[MetricRecord]) -> dict[str, float]:
-    """Each tag's first accuracy in the metrics of a run."""
-    start: dict[str, float] = {}
-    for record in records:
-        found = ((_METRIC.fullmatch(name), value) for name, value in record.values.items())
-        start = {match[1]: value for match, value in found if match} | start
-    return start
 
 
 def check_watch(config: Config, bound: float, column: str, tags: Iterable[str]) -> None:

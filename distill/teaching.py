@@ -6,18 +6,23 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
+from rlvr.checkpoint import WriteState
 from rlvr.distill.readings import AsItStands, Reading, UnreadableRow
 from rlvr.distill.regression import TagWatch
 from rlvr.distill.signals import Signal
+from rlvr.distill.state_file import read_state, writing
 from rlvr.distill.teachers import ALL, OwnPolicy, Teacher, TeacherError
 from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.types import Group, Row, Task, TokenScores
+from rlvr.weights import WeightUpdate
 
 _AS_IT_STANDS = AsItStands()
+_FILE = "stage.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,13 @@ class Teachers:
         return list(dict.fromkeys(one for one in self.by_tag.values() if not isinstance(one, OwnPolicy)))
 
 
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """What a checkpoint keeps of the stage: each tag's first accuracy in the run."""
+
+    start: dict[str, float]
+
+
 class OnPolicyDistillation:
     """The stage: each row is taught by its tag's teacher. `temperature` is that of the student's sampling."""
 
@@ -66,6 +78,14 @@ class OnPolicyDistillation:
         for teacher in self._teachers.others():  # by turns: transformers cannot load two models at once in one process
             await teacher.start()
             await teacher.score(self._signal.rehearsal(self._temperature))
+
+    async def load(self, folder: Path) -> None:
+        self._watch.start = read_state(folder / _FILE, StageState).start
+
+    async def published(self, update: WeightUpdate) -> None: ...
+
+    def state(self) -> WriteState:
+        return writing(_FILE, StageState(self._watch.start.copy()))
 
     async def close(self) -> None:
         await asyncio.gather(*(teacher.close() for teacher in self._teachers.others()))

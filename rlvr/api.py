@@ -112,6 +112,8 @@ def run_config(
     folder, checkpoint = open_run(config, resume=resume)
     if checkpoint is not None:
         checkpoint.rollouts().refuse_other_group_size(config.rollout.group_size)
+        if teaching is not None:
+            checkpoint.teaching()  # or it says that there is nothing to go on from
     with Console(config.steps) as console:
         try:
             return run_coroutine(run_training(job, folder, checkpoint, console, teaching))

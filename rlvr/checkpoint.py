@@ -3,6 +3,7 @@
 step-000050/
   learner/       weights, optimizer, schedule, random state   (each rank of the learner writes its shard)
   rollouts.pkl   cursor, ledger, groups that wait, tasks that were in flight; not of a supervised run
+  teaching/      what teachers keep of the run; only of one that has them
   state.json     step and policy version
 """
 
@@ -15,11 +16,15 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rlvr.rollout.rollouts import RolloutState
+
+# Writes into a folder, which is there and empty, what held when it was made: later, and on another thread.
+WriteState = Callable[[Path], None]
 
 
 class CheckpointError(RuntimeError):
@@ -58,8 +63,20 @@ class Checkpoint:
             raise CheckpointError(f"{file} holds a {type(state).__name__}")
         return state
 
+    def teaching(self) -> Path:
+        """The folder of what teachers keep. Raises CheckpointError where there is none."""
+        folder = self.folder / _TEACHING
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{self.folder} has no folder {_TEACHING}/, which this run's teachers go on from: it was saved by a "
+                "run without them, or by an older rlvr. Its policy can begin a new run: `rlvr export "
+                f"{self.folder} --out FOLDER`"
+            )
+        return folder
+
 
 _NAME = re.compile(r"step-\d{6,}")
+_TEACHING = "teaching"
 
 
 def _name(step: int) -> str:
@@ -87,8 +104,10 @@ class CheckpointWriter:
         self._keep = keep
         self._writing: asyncio.Task[None] | None = None
 
-    async def save(self, state: CheckpointState, rollouts: RolloutState | None) -> None:
-        """Take down where the run stands; a supervised run has no rollouts.
+    async def save(
+        self, state: CheckpointState, rollouts: RolloutState | None, teaching: WriteState | None = None
+    ) -> None:
+        """Take down where the run stands; a supervised run has no rollouts, and most have no teachers.
 
         Waits for the checkpoint before, and raises what that one failed with.
         """
@@ -98,7 +117,7 @@ class CheckpointWriter:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         await self._learner.save(partial / "learner")
-        self._writing = asyncio.create_task(self._complete(partial, state, pickled))
+        self._writing = asyncio.create_task(self._complete(partial, state, pickled, teaching))
 
     async def finish(self, within_s: float | None = None) -> None:
         """Wait until the checkpoint under way is whole; it is written on where the one who waits is cancelled.
@@ -112,20 +131,24 @@ class CheckpointWriter:
         writing, self._writing = self._writing, None
         writing.result()
 
-    async def _complete(self, partial: Path, state: CheckpointState, rollouts: bytes | None) -> None:
+    async def _complete(
+        self, partial: Path, state: CheckpointState, rollouts: bytes | None, teaching: WriteState | None
+    ) -> None:
         """A folder has its final name only when all in it is on disk."""
         if rollouts is not None:
             await asyncio.to_thread(_write_synced, partial / "rollouts.pkl", rollouts)
+        if teaching is not None:
+            await asyncio.to_thread(_write_folder, partial / _TEACHING, teaching)
         await self._learner.saved()
         await asyncio.to_thread(self._rename, partial, state)
 
     def _rename(self, partial: Path, state: CheckpointState) -> None:
         whole = self._folder / _name(state.step)
         _write_synced(partial / "state.json", json.dumps(asdict(state)).encode())
-        _sync_folder(partial)
+        _sync(partial)
         shutil.rmtree(whole, ignore_errors=True)
         partial.rename(whole)
-        _sync_folder(self._folder)
+        _sync(self._folder)
         killed = self._folder.glob("step-*.partial")  # saves that did not come to their end
         for old in (*_complete(self._folder)[: -self._keep], *killed):
             shutil.rmtree(old)
@@ -161,8 +184,17 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _write_folder(folder: Path, write: WriteState) -> None:
+    folder.mkdir()
+    write(folder)
+    for file in folder.iterdir():
+        _sync(file)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

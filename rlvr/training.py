@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter, latest_checkpoint
+from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter, WriteState, latest_checkpoint
 from rlvr.closing import close_with
 from rlvr.cluster import Roles, start_roles
 from rlvr.config import Config
@@ -42,7 +42,7 @@ from rlvr.stages import Stages
 from rlvr.step_metrics import Clock, batch_metrics, end_in_words, staleness_metrics, throughput_metrics
 from rlvr.types import Group, Row, TrajectoryKey
 from rlvr.watchdog import watch
-from rlvr.weights import WeightReceipt
+from rlvr.weights import WeightReceipt, WeightUpdate
 
 
 class TrainingStopped(RuntimeError):
@@ -74,6 +74,17 @@ class Teaching(Protocol):
 
     async def start(self) -> None: ...
 
+    async def load(self, folder: Path) -> None:
+        """Take up what `state` wrote, after the start of a run that is resumed. Raises CheckpointError."""
+        ...
+
+    async def published(self, update: WeightUpdate) -> None:
+        """Hear of a version that all generators hold. It can be read until this returns.
+
+        A resumed run publishes the version of its checkpoint again.
+        """
+        ...
+
     async def teach(
         self, groups: Sequence[Group], rows: Sequence[Row], students: GeneratorPool
     ) -> tuple[list[Row], dict[str, float]]:
@@ -82,6 +93,10 @@ class Teaching(Protocol):
 
     def evaluated(self, report: EvaluationReport) -> tuple[dict[str, float], str | None]:
         """Metrics of an evaluation, and why the run should stop here, if it should."""
+        ...
+
+    def state(self) -> WriteState:
+        """What a resume needs of it, as it is now."""
         ...
 
     async def close(self) -> None: ...
@@ -203,6 +218,8 @@ class Training:
         if self.checkpoint is not None:
             go_on(self.folder, self.checkpoint.state)
             await self.roles.learner.load(self.checkpoint.learner)
+            if self.teaching is not None:
+                await self.teaching.load(self.checkpoint.teaching())
 
     async def run(self) -> None:
         """All steps of the run."""
@@ -274,7 +291,11 @@ class Training:
 
     async def publish(self) -> list[WeightReceipt]:
         """The learner's weights to every generator; each answers with what it holds, or the run stops."""
-        return await self.roles.pool.update_weights(await self.roles.learner.publish())
+        update = await self.roles.learner.publish()
+        receipts = await self.roles.pool.update_weights(update)
+        if self.teaching is not None:
+            await self.teaching.published(update)
+        return receipts
 
     async def evaluate(self) -> None:
         """Held-out tasks at the version just published; no update arrives while this waits."""
@@ -345,7 +366,8 @@ class Training:
 
     async def save(self) -> None:
         """A checkpoint of all that a resume needs, which is written while training goes on."""
-        await self.checkpoints.save(CheckpointState(self.step, self.version), self.rollouts.state())
+        teaching = self.teaching.state() if self.teaching is not None else None
+        await self.checkpoints.save(CheckpointState(self.step, self.version), self.rollouts.state(), teaching)
 
     async def finish(self) -> RunResult:
         """The last checkpoint on disk, the policy as a plain folder, and the report."""

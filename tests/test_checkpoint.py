@@ -130,6 +130,24 @@ async def test_whenever_a_save_is_killed_the_one_before_is_found(
     assert found is not None and (found.learner / "weights").read_text() == "again20"
 
 
+async def test_what_teachers_keep_is_whole_when_the_checkpoint_is(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        assert not (tmp_path / "step-000010").exists(), "not to be seen before it is whole"
+        (folder / "stage.json").write_text("{}")
+
+    writer = CheckpointWriter(tmp_path, Weights("w"), keep=1)
+    await writer.save(CheckpointState(10, 11), rollouts(10), write)
+    await writer.finish()
+    found = latest_checkpoint(tmp_path)
+    assert found is not None and names(found.teaching()) == ["stage.json"]
+
+    await save(tmp_path, 20, keep=1)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    with pytest.raises(CheckpointError, match=r"step-000020 has no folder teaching/, .*rlvr export"):
+        found.teaching()
+
+
 async def test_a_checkpoint_is_written_while_the_run_goes_on(tmp_path: Path) -> None:
     """It holds what was there when it was asked for, and is not to be seen before all of it is on disk."""
     learner = Weights("then")

@@ -66,16 +66,11 @@ class PassRates:
             self.by_tag[tag] = _KEPT * self.by_tag.get(tag, now) + (1 - _KEPT) * now
 
     def metrics(self) -> dict[str, float]:
-        """The moving averages. `restore` reads them again."""
-        return {f"{_AVERAGE}{tag}": rate for tag, rate in self.by_tag.items()}
+        """The moving averages."""
+        return {f"codistill/pass_rate/{tag}": rate for tag, rate in self.by_tag.items()}
 
-    def restore(self, metrics: Mapping[str, float]) -> None:
-        """Take up the averages of an earlier step."""
-        of_tags = {name.removeprefix(_AVERAGE): rate for name, rate in metrics.items() if name.startswith(_AVERAGE)}
-        self.by_tag |= of_tags
-
-
-_AVERAGE = "codistill/pass_rate/"
+    def copy(self) -> PassRates:
+        return PassRates(self.by_prompt.copy(), self.by_tag.copy())
 
 
 @dataclass(eq=False)

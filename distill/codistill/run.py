@@ -29,7 +29,6 @@ from rlvr.distill.gate import leave_records
 from rlvr.distill.provenance import TeacherRecord
 from rlvr.distill.tokenizers import fingerprint, refuse_mismatch
 from rlvr.events import EventKind, append_event
-from rlvr.metrics import read_metrics
 from rlvr.placement import Share
 from rlvr.prepare import Job, load_tokenizer, prepare, refuse_what_cannot_fit
 from rlvr.run_folder import RunFolder, RunFolderError
@@ -103,7 +102,9 @@ def _prepared(peer: PeerPlan, *, resume: bool) -> _Learner:
     assert peer.config.run_dir is not None
     folder = RunFolder(peer.config.run_dir)
     checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
-    if checkpoint is None:  # it had not come to its first checkpoint: it begins again
+    if checkpoint is not None:
+        checkpoint.teaching()  # or it says that there is nothing to go on from
+    else:  # it had not come to its first checkpoint: it begins again
         shutil.rmtree(folder.path, ignore_errors=True)
     return _Learner(peer.name, job, folder, checkpoint)
 
@@ -168,8 +169,6 @@ class _Run:
             return await train_with(roles, one.job, one.folder, one.checkpoint, console, stage)
 
     def _stage(self, one: _Learner, console: Console) -> CoDistillation:
-        begun = one.checkpoint.state.step if one.checkpoint else 0
-        earlier = read_metrics(one.folder.metrics) if one.checkpoint else []
         settings, job = self.plan.settings, one.job
 
         def tell(text: str) -> None:
@@ -184,8 +183,6 @@ class _Run:
             temperature=job.config.sampling.temperature,
             steps=job.config.steps,
             tell=tell,
-            begun=begun,
-            metrics={name: v for record in earlier if record.step <= begun for name, v in record.values.items()},
         )
         return stage
 

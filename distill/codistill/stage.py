@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
+from rlvr.checkpoint import WriteState
 from rlvr.distill.codistill.asking import Heard, hear
 from rlvr.distill.codistill.imitation import Solution, imitating
 from rlvr.distill.codistill.mixing import Word, hard, shares, softs, with_advantages, with_divergences
-from rlvr.distill.codistill.peers import LivePeer, Verdicts
+from rlvr.distill.codistill.peers import LivePeer, PassRates, Verdicts
 from rlvr.distill.codistill.plan import CodistillSettings, PeerSignal
 from rlvr.distill.codistill.weights import is_ahead, overlap_gate, rms, staleness, verifier_gate
+from rlvr.distill.state_file import read_state, writing
 from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.types import Group, Row, TokenScores
+from rlvr.weights import WeightUpdate
 
 # What the moving average of kappa keeps of itself in a step.
 _KEPT = 0.9
 
-_KAPPA = "codistill/kappa"
+_FILE = "stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """What a peer's checkpoint keeps of its stage. The others' is in theirs."""
+
+    step: int
+    kappa: float
+    rates: PassRates
+    solutions: OrderedDict[str, Solution]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +53,7 @@ class Lesson:
 
 
 class CoDistillation:
-    """`own` is who is taught here, by `others`; `steps` are those of its whole run.
-
-    `begun` counts the steps that a resumed run has done, and `metrics` are its last. `tell` takes what a reader of the
-    run should know.
-    """
+    """`own` is who is taught here, by `others`. `steps` are those of its whole run; `tell` takes what its reader should know."""
 
     def __init__(
         self,
@@ -54,10 +65,8 @@ class CoDistillation:
         temperature: float,
         steps: int,
         tell: Callable[[str], None],
-        begun: int = 0,
-        metrics: Mapping[str, float] | None = None,
     ) -> None:
-        self.step = begun
+        self.step = 0
         self._own = own
         self._others = others
         self._settings = settings
@@ -66,12 +75,23 @@ class CoDistillation:
         self._steps = steps
         self._tell = tell
         self._silent: set[str] = set()
-        self._kappa = (metrics or {}).get(_KAPPA, 1.0) if settings.kappa == "rms" else settings.kappa
-        own.rates.restore(metrics or {})
+        self._kappa = 1.0 if settings.kappa == "rms" else settings.kappa
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
+
+    async def published(self, update: WeightUpdate) -> None: ...
+
+    def state(self) -> WriteState:
+        own = self._own
+        return writing(_FILE, StageState(self.step, self._kappa, own.rates.copy(), own.solutions.copy()))
+
+    async def load(self, folder: Path) -> None:
+        saved = read_state(folder / _FILE, StageState)
+        self.step, self._own.rates, self._own.solutions = saved.step, saved.rates, saved.solutions
+        if self._settings.kappa == "rms":
+            self._kappa = saved.kappa
 
     def evaluated(self, report: EvaluationReport) -> tuple[dict[str, float], str | None]:
         """A peer that gets worse goes on: gates decide what it may still teach."""
@@ -104,7 +124,7 @@ class CoDistillation:
             if strength > 0 and heard.differs(lesson.peer.name, s.overlap_low):
                 solutions |= _solutions(lesson, groups)
         taught = self._taught(rows, words)
-        metrics |= {_KAPPA: self._kappa, "codistill/imitated": float(len(solutions))} | shares(rows, words)
+        metrics |= {"codistill/kappa": self._kappa, "codistill/imitated": float(len(solutions))} | shares(rows, words)
         return taught + imitating(groups, solutions, strength, sum(sum(row.trained) for row in rows)), metrics
 
     # ---------------------------------------------------------------- the factors

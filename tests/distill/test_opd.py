@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
+from rlvr.checkpoint import CheckpointError
 from rlvr.cli import app
 from rlvr.demo.problems import Split, write_jsonl
 from rlvr.distill.licence import LicenceRefused
@@ -70,6 +71,11 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path: Path, teacher: Path, da
     assert exported.exit_code == 0 and "Built with Llama" in exported.output
     assert (tmp_path / "Llama-student" / "NOTICE").is_file()
 
+    of_teachers = run / "checkpoints" / "step-000008" / "teaching"
+    of_teachers.rename(tmp_path / "aside")
+    older = CliRunner().invoke(app, ["distill", "opd", "--resume", f"run_dir={run}", "steps=9"])
+    assert isinstance(older.exception, CheckpointError) and "has no folder teaching/" in str(older.exception)
+    (tmp_path / "aside").rename(of_teachers)
     again = CliRunner().invoke(app, ["distill", "opd", "--resume", f"run_dir={run}", "steps=9"])
     assert again.exception is None, again.output
     assert [line["step"] for line in metrics(run)] == list(range(1, 10))
@@ -89,6 +95,9 @@ def test_a_run_that_loses_what_it_had_stops_with_a_checkpoint_from_before(
     assert begun.exception is None, begun.output
     start = metrics(run)[0]["teacher/all/accuracy"]
     assert start > 0.15, "there is something to lose"
+    # A resume knows it from the checkpoint: what is told of a run is for its readers.
+    told = [{name: v for name, v in line.items() if "accuracy" not in name} for line in metrics(run)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
 
     wrecked = ["distill", "opd", "--resume", f"run_dir={run}", "steps=9", "learner.learning_rate=0.05"]
     done = CliRunner().invoke(app, wrecked)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.checkpoint import CheckpointError
 from rlvr.config import Config
 from rlvr.config_loading import check
-from rlvr.distill.regression import TagWatch, WatchError, check_watch, start_of
+from rlvr.distill.regression import TagWatch, WatchError, check_watch
+from rlvr.distill.signals import Signal
+from rlvr.distill.teaching import OnPolicyDistillation, Teachers
 from rlvr.evaluation import EvaluationReport, summarize
-from rlvr.metrics import MetricRecord
 from rlvr.types import FinishReason, Group, Score, Task, Trajectory
 
 
@@ -42,12 +44,28 @@ def test_a_tag_that_falls_below_its_start_is_named_though_the_mean_rose() -> Non
     assert lost == "tag code: held-out accuracy 0.500, at the start 1.000 (--max-regression 0.25)"
 
 
-def test_the_start_outlives_a_resume() -> None:
-    values = [{"loss": 1.0}, {"teacher/code/accuracy": 0.9}, {"teacher/code/accuracy": 0.4, "teacher/a/accuracy": 0.1}]
-    records = [MetricRecord(step, 0.0, line) for step, line in enumerate(values)]
-    assert start_of(records) == {"code": 0.9, "a": 0.1}
-    _, lost = TagWatch("tag", 0.2, start_of(records)).evaluated(report(code=[1.0, 0.0]))
-    assert lost is not None and "0.500, at the start 0.900" in lost
+async def test_the_start_outlives_a_resume(tmp_path: Path) -> None:
+    def stage() -> OnPolicyDistillation:
+        return OnPolicyDistillation(Teachers({}), Signal(), temperature=1.0, watch=TagWatch("tag", 0.2))
+
+    run, goes_on = stage(), stage()
+    for first in (report(code=[1.0, 1.0, 1.0]), report(code=[1.0, 1.0, 1.0, 0.0], math=[0.0])):
+        run.evaluated(first)
+    write = run.state()
+    run.evaluated(report(later=[1.0]))
+    write(tmp_path)
+    await goes_on.load(tmp_path)
+    _, lost = goes_on.evaluated(report(code=[1.0, 0.0], math=[0.0], later=[0.0]))
+    assert lost == "tag code: held-out accuracy 0.500, at the start 1.000 (--max-regression 0.2)"
+
+
+async def test_what_a_checkpoint_lacks_is_named(tmp_path: Path) -> None:
+    stage = OnPolicyDistillation(Teachers({}), Signal(), temperature=1.0)
+    with pytest.raises(CheckpointError, match=r"stage\.json cannot be read: No such file"):
+        await stage.load(tmp_path)
+    (tmp_path / "stage.json").write_text('{"start": {"code": "high"}}')
+    with pytest.raises(CheckpointError, match=r"stage\.json cannot be used: start\.code: .*valid number"):
+        await stage.load(tmp_path)
 
 
 def config(tmp_path: Path, *, held_out: str = "", evaluate: int = 5, save: int = 10) -> Config:

@@ -120,6 +120,8 @@ def test_peers_teach_each_other_and_go_on_after_a_resume(tmp_path: Path, problem
         # The moving average goes on from where it stood: it keeps 0.8 of itself.
         before, after = lines[3]["codistill/pass_rate/all"], lines[4]["codistill/pass_rate/all"]
         assert 0.8 * before - 1e-9 <= after <= 0.8 * before + 0.2 + 1e-9
+        kappas = [line["codistill/kappa"] for line in lines]
+        assert kappas[4] >= 0.9 * kappas[3] and kappas[3] != 1
 
 
 def test_a_peer_that_dies_does_not_stop_the_other(tmp_path: Path, problems: Path) -> None:

@@ -316,31 +316,29 @@ async def test_kappa_makes_the_peers_word_as_large_as_the_verifiers() -> None:
     assert metrics["codistill/kappa"] == pytest.approx(ratio, rel=1e-2)
 
 
-async def test_a_resumed_stage_stands_where_it_was() -> None:
-    def fresh(**resumed: object):  # type: ignore[no-untyped-def]
+async def test_a_resumed_stage_stands_where_it_was(tmp_path: Path) -> None:
+    """Its step, kappa, pass rates and right answers: what it teaches, and what others see of it."""
+    settings = CodistillSettings(kappa="rms")
+
+    def fresh() -> tuple[LivePeer, CoDistillation]:
         own, other = peer("own", Says()), peer("other", Says())
         knows(other, 0, 1.0)
-        settings = CodistillSettings(kappa="rms")
-        verdicts = lambda one: verdicts_of(one, "judge", "tag")  # noqa: E731
-        return own, CoDistillation(
-            own,
-            [other],
-            settings,
-            verdicts,
-            temperature=1.0,
-            steps=40,
-            tell=lambda text: None,
-            **resumed,  # type: ignore[arg-type]
-        )
+        return own, stage(own, other, settings=settings)
 
-    groups = [group(0, True, False)]
+    groups = [group(0, True, False), group(1, False, False), group(2, True, True, tag="code")]
     own, whole = fresh()
     for _ in range(10):
-        _, metrics = await whole.teach(groups, rows_of(groups), own.pool)
-    goes_on, resumed = fresh(begun=10, metrics=metrics)
-    of_whole = await whole.teach(groups, rows_of(groups), own.pool)
-    of_resumed = await resumed.teach(groups, rows_of(groups), goes_on.pool)
-    assert of_resumed == of_whole
+        await whole.teach(groups, rows_of(groups), own.pool)
+    write = whole.state()
+    of_whole = await whole.teach(groups[:2], rows_of(groups[:2]), own.pool)
+    write(tmp_path)
+    goes_on, resumed = fresh()
+    await resumed.load(tmp_path)
+    of_resumed = await resumed.teach(groups[:2], rows_of(groups[:2]), goes_on.pool)
+    assert of_resumed == of_whole and resumed.step == 11
+    assert of_whole[1]["codistill/kappa"] not in (0.0, 1.0)
+    assert goes_on.rates == own.rates and list(goes_on.rates.by_prompt) == list(own.rates.by_prompt)
+    assert goes_on.solutions == own.solutions and len(own.solutions) == 2
 
 
 async def test_prompts_that_one_peer_alone_solves_are_counted() -> None:
