@@ -24,10 +24,13 @@ def opd(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="folder, hub name, URL#MODEL, or self: the policy itself, on --teacher-prompt; TAG=... teaches the "
-            "rows with this tag; may be repeated"
+            help="folder, hub name, URL#MODEL, self: the policy itself, on --teacher-prompt, or ema: the moving "
+            "average of its versions; TAG=... teaches the rows with this tag; may be repeated"
         ),
     ] = None,
+    ema_rate: Annotated[
+        float, typer.Option(help="what each version of the policy counts in its average, above 0, at most 1")
+    ] = 0.05,
     signal: Annotated[
         str,
         typer.Option(help="student_topk, teacher_topk, sampled, or spans: for a teacher with another tokenizer"),
@@ -78,6 +81,7 @@ def opd(
         clip=clip,
         reward=reward_weight,
         prompt=teacher_prompt,
+        ema_rate=ema_rate,
         max_regression=max_regression,
         gate=gate,
     )

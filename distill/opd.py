@@ -14,6 +14,7 @@ import yaml
 from rlvr.api import run_config, with_run_dir
 from rlvr.config import Config
 from rlvr.data import load_tasks, read_rows
+from rlvr.distill.average import AveragedPolicy, averaged_policy
 from rlvr.distill.gate import Gate, leave_records
 from rlvr.distill.provenance import TeacherRecord
 from rlvr.distill.readings import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from rlvr.training import RunResult
 
 _OPTIONS_FILE = "opd.yaml"
-_SELF = "self"
+_SELF, _AVERAGE = "self", "ema"
 _WORD = re.compile(r"(?:(?P<tag>\w+)=)?(?P<name>.+)")
 
 
@@ -51,9 +52,9 @@ _WORD = re.compile(r"(?:(?P<tag>\w+)=)?(?P<name>.+)")
 class OPDOptions:
     """What a run of on-policy distillation needs besides the run's config; kept in its folder for a resume.
 
-    `teachers` are words `[TAG=]NAME`, a name being a folder, a hub name, `URL#MODEL` of a server, or `self`.
-    `prompt` is the template of what teachers read in the place of a task's last message; `max_regression` is how far
-    a tag's held-out accuracy may fall below its first.
+    `teachers` are words `[TAG=]NAME`, a name being a folder, a hub name, `URL#MODEL` of a server, `self` or `ema`.
+    `ema_rate` is what a version counts in the average `ema`. `prompt` is the template of what teachers read in the
+    place of a task's last message; `max_regression` is how far a tag's held-out accuracy may fall below its first.
     """
 
     teachers: tuple[str, ...]
@@ -65,6 +66,7 @@ class OPDOptions:
     clip: float = 5.0
     reward: float = 0.0
     prompt: str | None = None
+    ema_rate: float = 0.05
     max_regression: float | None = None
     gate: Gate = dataclasses.field(default_factory=Gate)
 
@@ -86,6 +88,16 @@ class TeacherWord:
     def is_own_policy(self) -> bool:
         """Whether the policy that learns is meant."""
         return self.url is None and self.name == _SELF
+
+    @property
+    def is_average(self) -> bool:
+        """Whether the moving average of its versions is."""
+        return self.url is None and self.name == _AVERAGE
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it is either of these: a student needs no licence to teach itself, and speaks its own language."""
+        return self.is_own_policy or self.is_average
 
 
 def teacher_word(word: str) -> TeacherWord:
@@ -150,16 +162,21 @@ def _teaching(config: Config, options: OPDOptions) -> tuple[OnPolicyDistillation
     signal = options.make_signal()
     if options.max_regression is not None:
         check_watch(config, options.max_regression, options.tag_column, [word.tag for word in words])
-    models = [word.name for word in words if not word.is_own_policy]
+    models = [word.name for word in words if not word.is_student]
     terms = dict(zip(models, options.gate.check(models), strict=True))
     reader = _Reader(config, signal, options.prompt)
     by_tag: dict[str, Teacher | OwnPolicy] = {}
     readings: dict[str, Reading] = {}
     made: dict[tuple[str | None, str], Teacher] = {}  # one that teaches several tags is there once
+    average: AveragedPolicy | None = None
     records = []
     for number, word in enumerate(words):
         if word.is_own_policy:
             by_tag[word.tag], readings[word.tag] = OwnPolicy(), reader.of_own_policy()
+            continue
+        if word.is_average:
+            average = average or averaged_policy(config, options.ema_rate, number)
+            by_tag[word.tag], readings[word.tag] = average, reader.of_student()
             continue
         tokenizer = load_tokenizer(options.tokenizer if word.url and options.tokenizer else word.name)
         readings[word.tag] = reader.of_teacher(word.name, tokenizer)
@@ -191,6 +208,10 @@ class _Reader:
             ends = stop_token_ids(self._student, c.sampling.stop, c.model.name)
             return OtherTokenizer(self._student, ends, tokenizer, name, self._conversation or same_conversation)
         refuse_mismatch(self._student, tokenizer, name)
+        return self.of_student()
+
+    def of_student(self) -> Reading:
+        """For a teacher with the student's tokenizer."""
         return AsItStands() if self._conversation is None else OtherPrompt(self._student, self._conversation)
 
     def of_own_policy(self) -> Reading:

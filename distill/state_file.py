@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def writing(name: str, state: Any) -> WriteState:
-    """What writes a file of this name. `state` is a dataclass of plain values, or of others such, that nobody changes."""
+    """What writes a file of this name. `state`, a dataclass of plain values or such dataclasses, must stay as it is."""
 
     def write(folder: Path) -> None:
         (folder / name).write_bytes(TypeAdapter(type(state)).dump_json(state))

@@ -10,7 +10,7 @@ import asyncio
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rlvr.config import Config
 from rlvr.distill.store import StoreHeader, TeacherStore
@@ -18,6 +18,9 @@ from rlvr.generate.protocol import Generator
 from rlvr.placement import place
 from rlvr.plugins import CommandError
 from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
+
+if TYPE_CHECKING:
+    from rlvr.generate.settings import EngineSettings
 
 # The tag of a teacher of all rows, and of rows that have no other.
 ALL = "all"
@@ -74,16 +77,26 @@ def local_teacher(config: Config, model: str, number: int = 0) -> LocalTeacher:
     learner's cores, which are idle while it is asked. On a GPU machine it takes memory of
     the first GPU, which has not been measured: a large teacher is better served by `vllm serve`.
     """
+    return LocalTeacher(model, local_engine(config, local_settings(config, model, number)))
+
+
+def local_settings(config: Config, model: str, number: int) -> EngineSettings:
+    """Of the engine of a teacher in this process."""
     from rlvr.generate.factory import has_gpu
     from rlvr.generate.settings import engine_settings
+
+    settings = engine_settings(config, f"teacher-{number}", model, gpu=has_gpu())
+    return replace(settings, lora_rank=0, record_experts=False)  # it has no adapter, and nobody replays its routers
+
+
+def local_engine(config: Config, settings: EngineSettings) -> Generator:
+    """That engine, not started, in its place on this machine."""
+    from rlvr.generate.factory import has_gpu
     from rlvr.generate.transformers import TransformersGenerator
 
-    gpu = has_gpu()
-    settings = engine_settings(config, f"teacher-{number}", model, gpu=gpu)
-    settings = replace(settings, lora_rank=0, record_experts=False)  # nothing of it is trained
-    if gpu:
-        return LocalTeacher(model, TransformersGenerator(settings, device="cuda"))
-    return LocalTeacher(model, TransformersGenerator(settings, cores=_learner_cores(config)))
+    if has_gpu():
+        return TransformersGenerator(settings, device="cuda")
+    return TransformersGenerator(settings, cores=_learner_cores(config))
 
 
 def _learner_cores(config: Config) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rlvr.checkpoint import WriteState
+from rlvr.distill.average import AveragedPolicy
 from rlvr.distill.readings import AsItStands, Reading, UnreadableRow
 from rlvr.distill.regression import TagWatch
 from rlvr.distill.signals import Signal
@@ -56,6 +57,10 @@ class Teachers:
         """All that are not the policy itself, each once."""
         return list(dict.fromkeys(one for one in self.by_tag.values() if not isinstance(one, OwnPolicy)))
 
+    def averages(self) -> list[AveragedPolicy]:
+        """Those of `others` whose weights change with the policy's."""
+        return [one for one in self.others() if isinstance(one, AveragedPolicy)]
+
 
 @dataclass(frozen=True, slots=True)
 class StageState:
@@ -81,11 +86,22 @@ class OnPolicyDistillation:
 
     async def load(self, folder: Path) -> None:
         self._watch.start = read_state(folder / _FILE, StageState).start
+        for average in self._teachers.averages():
+            await average.load(folder)
 
-    async def published(self, update: WeightUpdate) -> None: ...
+    async def published(self, update: WeightUpdate) -> None:
+        for average in self._teachers.averages():
+            await average.published(update)
 
     def state(self) -> WriteState:
-        return writing(_FILE, StageState(self._watch.start.copy()))
+        of_parts = [writing(_FILE, StageState(self._watch.start.copy()))]
+        of_parts += [average.state() for average in self._teachers.averages()]
+
+        def write(folder: Path) -> None:
+            for write_part in of_parts:
+                write_part(folder)
+
+        return write
 
     async def close(self) -> None:
         await asyncio.gather(*(teacher.close() for teacher in self._teachers.others()))

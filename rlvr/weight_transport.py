@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from rlvr.config import DType
 from rlvr.weights import (
     AdapterFolder,
+    InMemory,
     PackedTensor,
     SharedFile,
     StoredObject,
@@ -213,6 +214,8 @@ def read_weights(source: WeightSource) -> dict[str, torch.Tensor]:
             return _read_file(path)
         case AdapterFolder(path):
             return _read_file(path / "adapter_model.safetensors")
+        case InMemory(weights):
+            return dict(weights)
         case StoredObject(reference, layout):
             import ray
 

@@ -5,6 +5,7 @@ Only the types; `weight_transport` writes, reads and sums them. Cheap to import:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,14 @@ class AdapterFolder:
     path: Path
 
 
-WeightSource = SharedFile | StoredObject | AdapterFolder
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Weights by checkpoint name, in the process of the generator that they are for."""
+
+    weights: Mapping[str, Any]  # torch.Tensor
+
+
+WeightSource = SharedFile | StoredObject | AdapterFolder | InMemory
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,10 @@ class Lesson:
 
 
 class CoDistillation:
-    """`own` is who is taught here, by `others`. `steps` are those of its whole run; `tell` takes what its reader should know."""
+    """`own` is who is taught here, by `others`; `steps` are those of its whole run.
+
+    `tell` takes what a reader of the run should know.
+    """
 
     def __init__(
         self,

@@ -80,13 +80,13 @@ class Place:
         return [*config, *self._words(name), *self._where(name), *_options(self._filled(stage.options, name))]
 
     def teachers(self, name: str) -> list[TeacherWord]:
-        """The models that a stage's option `teacher` names, as the recipe writes them; not the policy that learns.
+        """The models that a stage's option `teacher` names, as the recipe writes them; not the student itself.
 
         Raises TeacherError.
         """
         given = self.recipe.stages[name].options.get("teacher", [])
         words = [teacher_word(str(word)) for word in (given if isinstance(given, list) else [given])]
-        return [word for word in words if not word.is_own_policy]
+        return [word for word in words if not word.is_student]
 
     def _words(self, name: str) -> list[str]:
         return [str(word) for word in self._filled(self.recipe.stages[name].arguments, name)]

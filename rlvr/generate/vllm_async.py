@@ -36,7 +36,7 @@ from rlvr.generate.vllm_arguments import (
 from rlvr.routing import expert_layers
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
 from rlvr.weight_transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
-from rlvr.weights import AdapterFolder, SharedFile, StoredObject, WeightReceipt, WeightUpdate
+from rlvr.weights import AdapterFolder, InMemory, SharedFile, StoredObject, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,7 +198,7 @@ class AsyncVLLM:
         match update.source:
             case SharedFile(path):
                 await engine.collective_rpc("rlvr_load_file", args=(str(path),))
-            case StoredObject():  # the engine's own processes do not know Ray: through this node's memory
+            case StoredObject() | InMemory():  # neither reaches the engine's own processes: through this node's memory
                 weights = await asyncio.to_thread(read_weights, update.source)
                 with tempfile.TemporaryDirectory(prefix="rlvr-received-", dir=shared_memory()) as folder:
                     copy = await asyncio.to_thread(publish_file, Path(folder), update.version, weights, update.dtype)
