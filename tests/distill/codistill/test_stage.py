@@ -330,15 +330,16 @@ async def test_a_resumed_stage_stands_where_it_was(tmp_path: Path) -> None:
     for _ in range(10):
         await whole.teach(groups, rows_of(groups), own.pool)
     write = whole.state()
-    of_whole = await whole.teach(groups[:2], rows_of(groups[:2]), own.pool)
+    then = [group(0, True, True), group(1, False, True)]
+    of_whole = await whole.teach(then, rows_of(then), own.pool)
     write(tmp_path)
     goes_on, resumed = fresh()
     await resumed.load(tmp_path)
-    of_resumed = await resumed.teach(groups[:2], rows_of(groups[:2]), goes_on.pool)
+    of_resumed = await resumed.teach(then, rows_of(then), goes_on.pool)
     assert of_resumed == of_whole and resumed.step == 11
     assert of_whole[1]["codistill/kappa"] not in (0.0, 1.0)
     assert goes_on.rates == own.rates and list(goes_on.rates.by_prompt) == list(own.rates.by_prompt)
-    assert goes_on.solutions == own.solutions and len(own.solutions) == 2
+    assert goes_on.solutions == own.solutions and len(own.solutions) == 3
 
 
 async def test_prompts_that_one_peer_alone_solves_are_counted() -> None:
