@@ -36,7 +36,10 @@ class AveragedPolicy(LocalTeacher):
         self._weights: dict[str, torch.Tensor] = {}  # a tensor is replaced and never changed: `state` may hold it
 
     async def published(self, update: WeightUpdate) -> None:
-        """Take a version into the average, each once. Raises StaleGenerator."""
+        """Take a version into the average, each once; weights that a run went back to are a new one.
+
+        Raises StaleGenerator.
+        """
         if update.version == self._version:
             return
         await asyncio.to_thread(self._add, update)

@@ -79,10 +79,7 @@ class Teaching(Protocol):
         ...
 
     async def published(self, update: WeightUpdate) -> None:
-        """Hear of a version that all generators hold. It can be read until this returns.
-
-        A resumed run publishes the version of its checkpoint again.
-        """
+        """Read a version that all generators hold; a resumed run publishes that of its checkpoint again."""
         ...
 
     async def teach(

@@ -300,9 +300,10 @@ def test_models_are_looked_for_and_teachers_understood_before_the_first_stage(tm
     # Text is compared, and a policy that teaches itself speaks its own language.
     spans = {"verb": "distill opd", "settings": SETTINGS | {"model": "tiny"}, "options": options | {"signal": "spans"}}
     check_models(stage_with(tmp_path, spans))
-    own = spans | {"options": {"teacher": "self", "teacher_prompt": "{prompt}"}}
-    check_stages(stage_with(tmp_path, own))
-    check_models(stage_with(tmp_path, own))
+    for itself in ({"teacher": "self", "teacher_prompt": "{prompt}"}, {"teacher": ["all=ema"], "ema_rate": 0.1}):
+        own = spans | {"options": itself}
+        check_stages(stage_with(tmp_path, own))
+        check_models(stage_with(tmp_path, own))
     assert not place.stage("s").path.exists()
 
 
