@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForCausalLM,
     GptOssConfig,
@@ -206,3 +208,20 @@ def test_an_8_bit_optimizer_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
         with pytest.raises(ValueError, match=needs):
             optimizer_for(dict(network.named_parameters()), network, config)
+
+
+def test_a_step_needs_no_memory_for_all_matrices_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "BATCH_ELEMENTS", 64 * 64)
+    peaks = []
+    for count in (4, 40):
+        matrices = [Parameter(torch.randn(64, 64)) for _ in range(count)]
+        for matrix in matrices:
+            matrix.grad = torch.randn_like(matrix)
+        optimizer = Muon(matrices, lr=1e-3)
+        optimizer.step()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            optimizer.step()
+        events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        held = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+        peaks.append(max(held))
+    assert peaks[1] <= peaks[0] + 4 * 64 * 64
