@@ -77,12 +77,17 @@ class OnPolicyDistillation:
         self._signal = signal
         self._temperature = temperature
         self._watch = watch or TagWatch(teachers.column)
+        self._answers = 0
 
     async def start(self) -> None:
         """Start all teachers, and hear that they can answer. Raises TeacherError."""
         for teacher in self._teachers.others():  # by turns: transformers cannot load two models at once in one process
             await teacher.start()
             await teacher.score(self._signal.rehearsal(self._temperature))
+
+    def progress(self) -> int:
+        """Answers of teachers and students, since the start."""
+        return self._answers
 
     async def load(self, folder: Path) -> None:
         self._watch.start = read_state(folder / _FILE, StageState).start
@@ -131,6 +136,7 @@ class OnPolicyDistillation:
         if self._signal.asks_student:
             # Temperature changes no order: the likeliest ids are the same at 1, at which every engine can score.
             own = await students.score(replace(asked, temperature=1.0))
+            self._answers += 1
             asked = replace(asked, top_k=0, ids=own.ids)
         try:
             question = self._teachers.reading(tag).question(row, task, asked)
@@ -138,7 +144,9 @@ class OnPolicyDistillation:
             return None
         teacher = self._teachers.by_tag[tag]
         scorer = students if isinstance(teacher, OwnPolicy) else teacher
-        return question.of_the_row(await scorer.score(question.request))
+        scores = await scorer.score(question.request)
+        self._answers += 1
+        return question.of_the_row(scores)
 
 
 def _metrics(

@@ -74,6 +74,10 @@ class Teaching(Protocol):
 
     async def start(self) -> None: ...
 
+    def progress(self) -> int:
+        """A count that changes while it teaches, for the watchdog."""
+        ...
+
     async def load(self, folder: Path) -> None:
         """Take up what `state` wrote, after the start of a run that is resumed. Raises CheckpointError."""
         ...
@@ -382,10 +386,11 @@ class Training:
     # ---------------------------------------------------------------- for the watchdog
 
     async def progress(self) -> Hashable:
-        """Changes whenever anything moves: a stage, a finished group, a generated token, the learner's micro-batch."""
+        """Changes with all that moves: a stage, a finished group, a token, a teacher's answer, a micro-batch."""
         statuses, micro_batches = await asyncio.gather(self.roles.pool.statuses(), self.roles.learner.micro_batches())
         tokens = sum(status.generated_tokens for status in statuses)
-        return self.stages.changes, self.rollouts.finished_groups, tokens, micro_batches
+        taught = self.teaching.progress() if self.teaching is not None else 0
+        return self.stages.changes, self.rollouts.finished_groups, tokens, taught, micro_batches
 
     def where_it_stands(self) -> str:
         oldest = self.rollouts.oldest_in_flight()

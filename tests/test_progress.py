@@ -20,8 +20,8 @@ from rlvr.training import Training
 from rlvr.types import RLStream, Row
 
 
-async def test_a_token_a_group_a_stage_and_a_micro_batch_are_each_progress() -> None:
-    counts = SimpleNamespace(generated_tokens=0, micro_batches=0)
+async def test_a_token_a_group_a_stage_a_teachers_answer_and_a_micro_batch_are_each_progress() -> None:
+    counts = SimpleNamespace(generated_tokens=0, micro_batches=0, answers=0)
 
     async def statuses() -> list[Any]:
         return [counts, counts]
@@ -35,6 +35,7 @@ async def test_a_token_a_group_a_stage_and_a_micro_batch_are_each_progress() -> 
         roles=SimpleNamespace(
             pool=SimpleNamespace(statuses=statuses), learner=SimpleNamespace(micro_batches=micro_batches)
         ),
+        teaching=SimpleNamespace(progress=lambda: counts.answers),
     )
     seen = [await Training.progress(run)]
     assert await Training.progress(run) == seen[0]
@@ -43,11 +44,13 @@ async def test_a_token_a_group_a_stage_and_a_micro_batch_are_each_progress() -> 
     seen.append(await Training.progress(run))
     counts.micro_batches += 1
     seen.append(await Training.progress(run))
+    counts.answers += 1
+    seen.append(await Training.progress(run))
     run.rollouts.finished_groups += 1
     seen.append(await Training.progress(run))
     with run.stages("learn"):
         seen.append(await Training.progress(run))
-    assert len(set(seen)) == 5
+    assert len(set(seen)) == 6
 
 
 def row(group: int) -> Row:

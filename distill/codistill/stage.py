@@ -86,6 +86,10 @@ class CoDistillation:
 
     async def published(self, update: WeightUpdate) -> None: ...
 
+    def progress(self) -> int:
+        """The step: nothing else moves, and no peer is waited for beyond `patience_s`."""
+        return self.step
+
     def state(self) -> WriteState:
         own = self._own
         return writing(_FILE, StageState(self.step, self._kappa, own.rates.copy(), own.solutions.copy()))

@@ -63,6 +63,16 @@ def pool(generator: Scorer) -> GeneratorPool:
     return GeneratorPool([generator])  # type: ignore[list-item]
 
 
+async def test_a_slow_teachers_answers_are_progress_one_by_one() -> None:
+    """A step's answers may take longer than the watchdog waits; each of them does not."""
+    stage = OnPolicyDistillation(Teachers({ALL: Scorer()}), Signal(SignalKind.SAMPLED), temperature=1.0)
+    seen = [stage.progress()]
+    for number in range(3):
+        await stage.teach([group(number, "math", 1.0)], [row(number), row(number)], pool(Scorer()))
+        seen.append(stage.progress())
+    assert seen == [0, 2, 4, 6]
+
+
 async def test_each_row_goes_to_its_tags_teacher() -> None:
     math_teacher, code_teacher, student = Scorer(0.5), Scorer(0.25), Scorer()
     teachers = Teachers({"math": math_teacher, "code": code_teacher})
