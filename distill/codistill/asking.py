@@ -21,7 +21,7 @@ _WATCHED = 16
 
 @dataclass
 class Said:
-    """What one peer said. Rows are named by their place in the step.
+    """What one peer said, or the student itself. Rows are named by their place in the step.
 
     `watched` has the likeliest ids of rows that every peer is shown. `taught` is of the rows that it may teach: what
     it says of their sampled tokens, or of the ids that the student or it finds likeliest.
@@ -31,7 +31,7 @@ class Said:
     answered: int = 0  # in time
     watched: dict[int, TokenScores] = field(default_factory=dict)
     taught: dict[int, TokenScores] = field(default_factory=dict)
-    failure: BaseException | None = None  # of the peer, if it failed
+    failure: BaseException | None = None  # of the one who was asked
 
     def versions(self) -> list[int]:
         """Of the weights with which it spoke."""
@@ -101,7 +101,7 @@ async def hear(
     """
     shown = watched(rows)
     questions = _Questions(rows, student, temperature, k)
-    own, said = Said(), {peer.name: Said() for peer in taught}
+    own, said = questions.own, {peer.name: Said() for peer in taught}
     for place in shown:
         questions.ask(own, own.watched, place, questions.of_student(place))
     for peer, places in taught.items():
@@ -134,6 +134,7 @@ class _Questions:
         self._student = student
         self._temperature = temperature
         self._k = k
+        self.own = Said()
         self._calls: dict[asyncio.Task[TokenScores], tuple[Said, dict[int, TokenScores], int]] = {}
         self._of_student: dict[int, asyncio.Task[TokenScores]] = {}
 
@@ -149,11 +150,14 @@ class _Questions:
         for call in (*late, *self._of_student.values()):
             call.cancel()
         await asyncio.gather(*self._calls, *self._of_student.values(), return_exceptions=True)
+        asked = self._of_student.values()
+        of_student = [call.exception() for call in asked if call.done() and not call.cancelled()]
         for call, (said, answers, place) in self._calls.items():
             if call in late or call.cancelled():
                 continue
             if (failure := call.exception()) is not None:
-                said.failure = failure
+                # A peer that was to speak of the student's ids was not asked where the student did not name them.
+                (self.own if failure in of_student else said).failure = failure
             else:
                 said.answered += 1
                 answers[place] = call.result()

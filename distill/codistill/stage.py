@@ -241,7 +241,7 @@ class CoDistillation:
 
     def _tell_failures(self, heard: Heard) -> None:
         """Once for each peer: it may be dying, which its own loop finds out, or refuse what it is asked."""
-        for name, said in heard.peers.items():
+        for name, said in {"its own generators": heard.own, **heard.peers}.items():
             if said.failure is not None and name not in self._silent:
                 self._silent.add(name)
                 failure = said.failure

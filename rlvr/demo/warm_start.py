@@ -137,6 +137,8 @@ def _deepseek_v3(tokenizer: PreTrainedTokenizerFast, width: int) -> PretrainedCo
         topk_method="noaux_tc",
         scoring_func="sigmoid",
         tie_word_embeddings=False,  # as all of its family; vLLM knows no other
+        # No norm makes up for small queries and keys, as Qwen3's does: with the usual 0.02 attention begins flat.
+        initializer_range=0.05,
         **_common(tokenizer, width),
     )
 

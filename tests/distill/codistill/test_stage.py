@@ -206,6 +206,14 @@ async def test_what_is_not_said_in_time_at_the_students_ids_is_dropped_too() -> 
     assert metrics["codistill/late/dropped_share"] == 0.5, "it answered about watched rows alone"
 
 
+async def test_what_the_students_own_generators_refuse_is_told_as_theirs() -> None:
+    own, other = peer("own", Says(failure=RuntimeError("no memory"))), peer("other", Says())
+    knows(other, 0, 1.0)
+    groups, told = [group(0, False, False)], list[str]()
+    await stage(own, other, settings=DENSE, told=told).teach(groups, rows_of(groups), own.pool)
+    assert len(told) == 1 and told[0].startswith("its own generators did not say") and "no memory" in told[0]
+
+
 async def test_every_factor_counts() -> None:
     says = Says(likeliest=tuple(range(4, 20)), version=20, said=12)  # 12 of 16 ids in common, 8 steps old
     own, other = peer("own", Says()), peer("other", says)
