@@ -38,7 +38,7 @@ LAST_NUMBER = r"-?\d+(?=\D*\Z)"
 JUDGE = Program(
     f"import re, sys\nfound = re.search({LAST_NUMBER!r}, sys.stdin.read())\nprint(found[0] if found else '')"
 )
-SERVER, MOTHER = b"os.read(0,65536)", b"worker_mother"
+SERVER, MOTHER = b"os.read(0,65536)", b"workers.mother"
 TOLERANCE = 0.05  # of held-out accuracy: 256 problems, and asynchronous runs never repeat exactly
 
 sandbox = Sandbox()

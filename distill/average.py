@@ -11,7 +11,7 @@ from rlvr.config import Config, DType
 from rlvr.distill.teachers import LocalTeacher, TeacherError, local_engine, local_settings
 from rlvr.generate.pool import verify
 from rlvr.generate.protocol import Generator
-from rlvr.weights import InMemory, WeightUpdate
+from rlvr.weights.update import InMemory, WeightUpdate
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class AveragedPolicy(LocalTeacher):
     def _add(self, update: WeightUpdate) -> None:
         import torch
 
-        from rlvr.weight_transport import read_weights
+        from rlvr.weights.transport import read_weights
 
         for name, tensor in read_weights(update.source).items():
             if self._version is None or not tensor.is_floating_point():
@@ -72,7 +72,7 @@ class AveragedPolicy(LocalTeacher):
 
     async def _hold(self) -> None:
         """The average in the engine, which says what it has."""
-        from rlvr.weight_transport import checksum
+        from rlvr.weights.transport import checksum
 
         assert self._version is not None
         expected = await asyncio.to_thread(checksum, self._weights.values(), self._dtype)

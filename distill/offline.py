@@ -26,8 +26,8 @@ from rlvr.distill.tokenizers import fingerprint
 from rlvr.files import replacing
 from rlvr.plugins import CommandError
 from rlvr.run_folder import RunFolder, refuse_used
-from rlvr.supervised import SupervisedJob, SupervisedResult, prepare_sft, prepare_supervised, run_supervised
-from rlvr.supervised_data import ExampleSet, that_fit
+from rlvr.supervised.examples import ExampleSet, that_fit
+from rlvr.supervised.run import SupervisedJob, SupervisedResult, prepare_sft, prepare_supervised, run_supervised
 from rlvr.types import Divergence, Row
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from rlvr.config import DataConfig
 from rlvr.data import DataError, read_rows
 from rlvr.files import replacing
-from rlvr.supervised_data import Example, examples_of
+from rlvr.supervised.examples import Example, examples_of
 from rlvr.types import Message
 
 if TYPE_CHECKING:

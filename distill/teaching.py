@@ -20,7 +20,7 @@ from rlvr.distill.teachers import ALL, OwnPolicy, Teacher, TeacherError
 from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.types import Group, Row, Task, TokenScores
-from rlvr.weights import WeightUpdate
+from rlvr.weights.update import WeightUpdate
 
 _AS_IT_STANDS = AsItStands()
 _FILE = "stage.json"

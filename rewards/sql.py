@@ -23,7 +23,7 @@ from rlvr.rewards.sql_in_sandbox import DATABASE
 from rlvr.rewards.sql_rows import QueryFailed, score_of, why_no_reference
 from rlvr.sandbox import Limits, Program, Sandbox, Status
 from rlvr.types import Outcome, Score
-from rlvr.workers import WorkerPool
+from rlvr.workers.pool import WorkerPool
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(?:sql|sqlite)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 _SOURCE = Path(__file__).with_name("sql_in_sandbox.py").read_text(encoding="utf-8")

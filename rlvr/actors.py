@@ -13,7 +13,7 @@ from rlvr.generate.protocol import GeneratorStatus
 from rlvr.learner_handle import LearnerThread, of_first_rank
 from rlvr.placement import ClusterError, Placement, pin
 from rlvr.types import Completion, GenerateRequest, Row, ScoreRequest, TokenScores
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from rlvr.learn.learner import LearnerInfo, LearnerReport

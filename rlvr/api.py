@@ -19,7 +19,7 @@ from rlvr.run_folder import RunFolder, refuse_used
 if TYPE_CHECKING:
     from rlvr.evaluation import EvaluationReport
     from rlvr.learn.own import WeightsOfGroups
-    from rlvr.supervised import SupervisedResult
+    from rlvr.supervised.run import SupervisedResult
     from rlvr.training import RunResult, Teaching
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def sft(
 
     Raises ConfigError, DataError or PreparationError before anything is started.
     """
-    from rlvr.supervised import prepare_sft, run_supervised
+    from rlvr.supervised.run import prepare_sft, run_supervised
 
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
     if not resume:

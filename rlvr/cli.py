@@ -14,7 +14,7 @@ from rlvr.demo.subjects import DemoTask
 
 if TYPE_CHECKING:
     from rlvr.config import Config
-    from rlvr.supervised import SupervisedResult
+    from rlvr.supervised.run import SupervisedResult
     from rlvr.training import RunResult
 
 app = typer.Typer(
@@ -67,7 +67,7 @@ def sft(
     Generators are started only where evaluation.data has tasks that a reward judges.
     """
     from rlvr.api import run_coroutine, with_run_dir
-    from rlvr.supervised import prepare_sft, run_supervised
+    from rlvr.supervised.run import prepare_sft, run_supervised
 
     config = with_run_dir(read_config(words or [], resume=resume))
     tell_supervised(run_coroutine(run_supervised(prepare_sft(config), resume=resume)))
@@ -114,7 +114,7 @@ def evaluate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="the run's folder")]) -> None:
     """Write a run's report: one HTML page with curves and what the model wrote."""
-    from rlvr.report import write_report
+    from rlvr.report.page import write_report
     from rlvr.run_folder import RunFolder
 
     print(f"report: {write_report(RunFolder(run)).resolve()}")

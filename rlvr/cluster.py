@@ -21,7 +21,7 @@ from rlvr.config import Config, Engine, Transport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.learner_handle import LearnerHandle, LocalLearner
 from rlvr.placement import WHOLE, ClusterError, Placement, Share, place, place_learner, place_teacher
-from rlvr.weights_folder import WeightsFolder
+from rlvr.weights.folder import WeightsFolder
 
 if TYPE_CHECKING:
     from rlvr.learn.learner import LearnerInfo

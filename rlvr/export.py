@@ -41,7 +41,7 @@ def export_policy(source: Path, out: Path, *, adapter: bool = False, dtype: DTyp
     from rlvr.learn.model import PolicyModel
     from rlvr.learn.ranks import ALONE
     from rlvr.prepare import load_tokenizer
-    from rlvr.weight_transport import rounded, write_adapter
+    from rlvr.weights.transport import rounded, write_adapter
 
     load_tokenizer(config.model.name)  # whose error says where the base model was looked for
     model = PolicyModel(config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from rlvr.config import Config, Transport
 from rlvr.daemon import in_daemon
 from rlvr.types import Row
-from rlvr.weights import WeightUpdate
+from rlvr.weights.update import WeightUpdate
 
 if TYPE_CHECKING:
     from rlvr.learn.learner import LearnerInfo, LearnerReport

@@ -30,7 +30,7 @@ from rlvr.learn.presets import algorithm_from
 from rlvr.learn.rows import rows_from
 from rlvr.metrics import MetricLog, read_metrics
 from rlvr.prepare import Job
-from rlvr.report import write_report
+from rlvr.report.page import write_report
 from rlvr.resumed import first_evaluation, go_on
 from rlvr.reward_function import Combine, Reward
 from rlvr.rollout.ledger import Fate
@@ -42,7 +42,7 @@ from rlvr.stages import Stages
 from rlvr.step_metrics import Clock, batch_metrics, end_in_words, staleness_metrics, throughput_metrics
 from rlvr.types import Group, Row, TrajectoryKey
 from rlvr.watchdog import watch
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 
 class TrainingStopped(RuntimeError):

@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 import rlvr
-from rlvr import cli, cluster, supervised, training
+from rlvr import cli, cluster, training
 from rlvr.actors import RemoteGenerator
 from rlvr.cli import main
 from rlvr.closing import close_with
@@ -22,6 +22,7 @@ from rlvr.demo.problems import Split, rows
 from rlvr.generate import factory, transformers
 from rlvr.learn.learner import Learner
 from rlvr.placement import ClusterError
+from rlvr.supervised.run import Supervised
 from rlvr.types import Row
 from rlvr.watchdog import Stalled
 
@@ -125,7 +126,7 @@ async def test_a_start_that_fails_leaves_nothing(
     config = Config.model_validate({"model": "tiny", "data": "none", "cluster": {"backend": backend}})
     error = ClusterError("it does not fit")
     generator, learner = (StandIn(error if broken == role else None) for role in ("generator", "learner"))
-    monkeypatch.setattr("rlvr.weights_folder.shared_memory", lambda: tmp_path)
+    monkeypatch.setattr("rlvr.weights.folder.shared_memory", lambda: tmp_path)
     monkeypatch.setattr(factory, "make_generator", lambda *_: generator)
     monkeypatch.setattr(cluster, "LocalLearner", lambda *_: learner)
     monkeypatch.setattr(cluster, "_ground", lambda config, _: Ground(config, generator, learner))
@@ -212,14 +213,14 @@ def test_a_run_that_fails_has_the_checkpoint_that_was_under_way(
 def test_a_supervised_run_that_fails_has_the_checkpoint_that_was_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = supervised.Supervised.train_step
+    step = Supervised.train_step
 
-    async def train_step(run: supervised.Supervised) -> None:
+    async def train_step(run: Supervised) -> None:
         if run.step == 1:
             raise Broken("second step")
         await step(run)
 
-    monkeypatch.setattr(supervised.Supervised, "train_step", train_step)
+    monkeypatch.setattr(Supervised, "train_step", train_step)
     with pytest.raises(Broken, match="second step"):
         rlvr.sft(
             "tiny",

@@ -20,8 +20,6 @@ BOTTOM = {
     "reward_function",
     "env",
     "workers",
-    "worker_link",
-    "worker_mother",
     "weights",
 }
 PLACES = {"cluster", "actors", "learner_handle", "placement"}
@@ -153,7 +151,7 @@ def test_architecture_stands_alone_and_plan_knows_it_and_the_config() -> None:
 
 
 def test_only_those_who_place_roles_and_move_weights_know_ray() -> None:
-    allowed = {"rlvr/cluster.py", "rlvr/actors.py", "rlvr/submit.py", "rlvr/weights.py", "rlvr/weight_transport.py"}
+    allowed = {"rlvr/cluster.py", "rlvr/actors.py", "rlvr/submit.py", "rlvr/weights.py", "rlvr/weights/transport.py"}
     imports = [i for path in files_of("rlvr", "rewards", "envs", "distill", "sandbox") for i in imports_of(path)]
     assert {i.file for i in imports if is_within(i.name, "ray")} <= allowed
     assert [i.file for i in imports if is_within(i.name, "ray") and i.at_top] == [], "imported when used, not before"
@@ -167,7 +165,7 @@ def test_only_the_vllm_engines_know_vllm() -> None:
 
 def test_the_nouns_are_cheap_to_import() -> None:
     program = (
-        "import sys, rlvr, rlvr.types, rlvr.reward_function, rlvr.env, rlvr.workers\n"
+        "import sys, rlvr, rlvr.types, rlvr.reward_function, rlvr.env, rlvr.workers.pool\n"
         "print(*sorted({'torch', 'ray', 'transformers', 'vllm', 'datasets', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

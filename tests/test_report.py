@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 
 from rlvr.events import EventKind, append_event
 from rlvr.metrics import MetricLog, MetricRecord, read_metrics
-from rlvr.report import write_report
-from rlvr.report_charts import averaged, draw_charts, series
-from rlvr.report_sample import evenly
+from rlvr.report.charts import averaged, draw_charts, series
+from rlvr.report.page import write_report
+from rlvr.report.sample import evenly
 from rlvr.rollout_log import read_groups, write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder, RunFolderError
 from rlvr.types import TokenFate

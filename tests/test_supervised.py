@@ -22,8 +22,8 @@ from rlvr.events import read_events
 from rlvr.metrics import read_metrics
 from rlvr.prepare import PreparationError
 from rlvr.run_folder import RunFolder
-from rlvr.supervised import prepare_sft
-from rlvr.supervised_data import examples_of, load_examples
+from rlvr.supervised.examples import examples_of, load_examples
+from rlvr.supervised.run import prepare_sft
 from rlvr.types import Message
 
 TINY = Config(model="tiny", data="none").model.name

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.weights_folder import WeightsFolder
+from rlvr.weights.folder import WeightsFolder
 
 OF_A_KILLED_RUN = """
 import os, signal, sys
-from rlvr import weights_folder
-weights_folder.shared_memory = lambda: weights_folder.Path(sys.argv[1])
-(weights_folder.WeightsFolder().path / "version").write_text("w")
+from rlvr.weights import folder
+folder.shared_memory = lambda: folder.Path(sys.argv[1])
+(folder.WeightsFolder().path / "version").write_text("w")
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.fixture(autouse=True)
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("rlvr.weights_folder.shared_memory", lambda: tmp_path)
+    monkeypatch.setattr("rlvr.weights.folder.shared_memory", lambda: tmp_path)
     return tmp_path
 
 
@@ -52,9 +52,9 @@ def test_a_folder_that_cannot_be_opened_is_another_users(memory: Path, monkeypat
             raise PermissionError
         return lock(folder)
 
-    from rlvr import weights_folder
+    from rlvr.weights import folder
 
-    lock = weights_folder._lock
-    monkeypatch.setattr(weights_folder, "_lock", refused)
+    lock = folder._lock
+    monkeypatch.setattr(folder, "_lock", refused)
     with WeightsFolder():
         assert theirs.exists()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerStartError, WorkerTimeout
+from rlvr.workers.pool import WorkerCrashed, WorkerFailed, WorkerPool, WorkerStartError, WorkerTimeout
 
 MEMORY_LIMIT = 512 * 1024**2
 
@@ -329,7 +329,7 @@ def test_what_a_worker_started_ends_with_it(pool: WorkerPool, tmp_path: Path) ->
 def test_nothing_outlives_a_parent_that_was_killed() -> None:
     program = (
         "import os, time\n"
-        "from rlvr.workers import WorkerPool\n"
+        "from rlvr.workers.pool import WorkerPool\n"
         "pool = WorkerPool(size=1)\n"
         "print(*pool.run_blocking(lambda: (os.getpid(), os.getppid()), deadline_s=30), flush=True)\n"
         "pool.run_blocking(time.sleep, 600, deadline_s=600)\n"

@@ -21,7 +21,7 @@ from rlvr.distill.state_file import read_state, writing
 from rlvr.evaluation import EvaluationReport
 from rlvr.generate.pool import GeneratorPool
 from rlvr.types import Group, Row, TokenScores
-from rlvr.weights import WeightUpdate
+from rlvr.weights.update import WeightUpdate
 
 # What the moving average of kappa keeps of itself in a step.
 _KEPT = 0.9

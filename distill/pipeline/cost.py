@@ -12,7 +12,7 @@ from rlvr.plan.accelerators import Accelerator
 from rlvr.plan.estimate import configured_split, estimate
 from rlvr.plan.workload import workload
 from rlvr.readable import number
-from rlvr.supervised import answers_held_out
+from rlvr.supervised.run import answers_held_out
 
 
 def bounds(place: Place, name: str) -> str:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
-from rlvr.workers import WorkerPool
+from rlvr.workers.pool import WorkerPool
 
 CUSTOM_DEADLINE_S = 2.0  # for a comparison of the user's
 _LONGEST_NUMBER = 400  # characters of a word that is read as a number

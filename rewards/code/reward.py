@@ -16,7 +16,7 @@ from rlvr.rewards.code.suite import Suite, SuiteError, TestCode, read_suite
 from rlvr.rewards.code.verdict import Scoring, Verdict
 from rlvr.sandbox import Sandbox
 from rlvr.types import Outcome, Score
-from rlvr.workers import WorkerPool
+from rlvr.workers.pool import WorkerPool
 
 __all__ = ["CodeNotRun", "SuiteError", "SuiteUnfit", "code", "judge_code"]
 

@@ -19,7 +19,7 @@ from rlvr.rewards.code.tests_program import TESTS
 from rlvr.rewards.code.values import NotPlain, encode
 from rlvr.rewards.code.verdict import Test, Verdict, in_words, shown
 from rlvr.sandbox import Limits, Program, Result, Sandbox, Status
-from rlvr.workers import WorkerPool
+from rlvr.workers.pool import WorkerPool
 
 _MIB = 1 << 20
 _OUTPUT_BYTES = 8 * _MIB  # of what may be compared by a function of the user's, or holds results of calls

@@ -24,7 +24,7 @@ from rlvr.rewards.math.latex import normalise
 from rlvr.rewards.math.structure import same
 from rlvr.rewards.math.values import same_value
 from rlvr.types import Outcome, Score
-from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
+from rlvr.workers.pool import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
 
 Reference = str | int | float
 _SHOWN_CHARACTERS = 80

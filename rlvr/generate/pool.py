@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rlvr.generate.protocol import Generator, GeneratorStatus
 from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 # More than can be in flight; what is forgotten too early costs one more read of its prompt.
 _HOMES_KEPT = 10_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 
 @dataclass(frozen=True, slots=True)

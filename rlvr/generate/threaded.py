@@ -12,8 +12,8 @@ from rlvr.generate.engine_thread import EngineThread, Phase, Steppable
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.generate.settings import EngineSettings, check_request
 from rlvr.types import Completion, GenerateRequest, ScoreRequest, TokenScores
-from rlvr.weight_transport import read_weights
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.transport import read_weights
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 
 class Engine(Steppable, Protocol):

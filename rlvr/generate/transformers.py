@@ -25,7 +25,7 @@ from rlvr.generate.threaded import ThreadedGenerator
 from rlvr.generate.token_scores import scores_from_logits
 from rlvr.generate.transformers_weights import LoadedModel
 from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling, ScoreRequest, TokenScores
-from rlvr.weights import AdapterFolder, WeightUpdate
+from rlvr.weights.update import AdapterFolder, WeightUpdate
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

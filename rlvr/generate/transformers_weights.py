@@ -10,7 +10,7 @@ import torch
 
 from rlvr.config import DType
 from rlvr.routing import ExpertChoice, routers_of
-from rlvr.weight_transport import checksum, published_weights, torch_dtype
+from rlvr.weights.transport import checksum, published_weights, torch_dtype
 
 
 class LoadedModel:

@@ -35,8 +35,8 @@ from rlvr.generate.vllm_arguments import (
 )
 from rlvr.routing import expert_layers
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
-from rlvr.weight_transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
-from rlvr.weights import AdapterFolder, InMemory, SharedFile, StoredObject, WeightReceipt, WeightUpdate
+from rlvr.weights.transport import checksum, combined_checksum, publish_file, read_weights, shared_memory
+from rlvr.weights.update import AdapterFolder, InMemory, SharedFile, StoredObject, WeightReceipt, WeightUpdate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

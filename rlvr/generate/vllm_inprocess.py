@@ -34,8 +34,8 @@ from rlvr.generate.vllm_arguments import (
 )
 from rlvr.generate.vllm_environment import apply_engine_environment
 from rlvr.types import Completion, FinishReason, GenerateRequest, ScoreRequest, TokenScores
-from rlvr.weight_transport import checksum, combined_checksum
-from rlvr.weights import AdapterFolder, WeightUpdate
+from rlvr.weights.transport import checksum, combined_checksum
+from rlvr.weights.update import AdapterFolder, WeightUpdate
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -15,8 +15,8 @@ from vllm.platforms import current_platform
 from rlvr.config import DType
 from rlvr.generate import vllm_cpu
 from rlvr.generate.vllm_choices import ChoiceReader, StepChoices
-from rlvr.weight_transport import checksum, read_weights
-from rlvr.weights import SharedFile
+from rlvr.weights.transport import checksum, read_weights
+from rlvr.weights.update import SharedFile
 
 if current_platform.is_cpu():
     vllm_cpu.patch()

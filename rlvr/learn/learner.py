@@ -28,8 +28,8 @@ from rlvr.learn.score import score, scored_row
 from rlvr.learn.selfcheck import SelfCheck, check
 from rlvr.learn.streams import RLTokens, rl_rows, rl_tokens
 from rlvr.types import LossWeights, Row, TokenFate, TrajectoryKey
-from rlvr.weight_transport import publish_adapter, publish_file, publish_object, published_weights, rounded
-from rlvr.weights import WeightUpdate
+from rlvr.weights.transport import publish_adapter, publish_file, publish_object, published_weights, rounded
+from rlvr.weights.update import WeightUpdate
 
 
 @dataclass(frozen=True, slots=True)

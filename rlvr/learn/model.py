@@ -29,7 +29,7 @@ from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.packing import Layout, MicroBatch, PackingPlan
 from rlvr.learn.quantized import in_4_bits, why_no_4_bits, widened
 from rlvr.routing import ExpertChoice, routers_of
-from rlvr.weight_transport import torch_dtype
+from rlvr.weights.transport import torch_dtype
 
 ADAPTER = "default"
 FLASH = "flash_attention_2"

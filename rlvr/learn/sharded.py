@@ -32,7 +32,7 @@ from rlvr.learn.packing import MicroBatch, PackingPlan, cut, pack
 from rlvr.learn.ranks import write
 from rlvr.learn.shares import deal
 from rlvr.types import Row
-from rlvr.weight_transport import torch_dtype
+from rlvr.weights.transport import torch_dtype
 
 # The head's log-probabilities may be a view; nothing writes into them.
 warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")

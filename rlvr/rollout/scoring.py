@@ -13,7 +13,7 @@ from typing import Any
 from rlvr.reward_function import Combine, Form, Reward, judges_of, verifier_of
 from rlvr.rollout.composition import RewardError, check_rewards, combined, says_right
 from rlvr.types import Outcome, Score, Task, Trajectory, newest_version
-from rlvr.workers import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
+from rlvr.workers.pool import WorkerCrashed, WorkerFailed, WorkerPool, WorkerTimeout
 
 BUILT_IN = ("completion", "prompt", "target", "answer", "finish", "completion_tokens", "task_id")
 BUILT_IN_BATCH = (

@@ -27,8 +27,8 @@ from rlvr.distill.teachers import TeacherError
 from rlvr.export import export_policy
 from rlvr.generate.pool import StaleGenerator
 from rlvr.types import ScoreRequest
-from rlvr.weight_transport import publish_file
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.transport import publish_file
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 from .conftest import BASE
 from .test_opd import metrics, opd

@@ -17,8 +17,8 @@ from rlvr.config import DType
 from rlvr.generate.protocol import Generator
 from rlvr.generate.settings import EngineSettings
 from rlvr.types import Completion, GenerateRequest, Sampling
-from rlvr.weight_transport import publish_file, published_weights
-from rlvr.weights import WeightReceipt, WeightUpdate
+from rlvr.weights.transport import publish_file, published_weights
+from rlvr.weights.update import WeightReceipt, WeightUpdate
 
 from . import tiny_models
 

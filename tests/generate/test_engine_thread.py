@@ -15,7 +15,7 @@ from rlvr.config import DType
 from rlvr.generate import engine_thread
 from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
 from rlvr.types import GenerateRequest, Sampling
-from rlvr.weight_transport import publish_file
+from rlvr.weights.transport import publish_file
 
 from .conftest import Subject, make, settings_for
 

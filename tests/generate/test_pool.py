@@ -12,7 +12,7 @@ from rlvr.config import DType
 from rlvr.generate.pool import GeneratorPool, StaleGenerator
 from rlvr.generate.protocol import GeneratorStatus
 from rlvr.types import Completion, FinishReason, GenerateRequest, Sampling, ScoreRequest, TokenScores
-from rlvr.weights import SharedFile, WeightReceipt, WeightUpdate
+from rlvr.weights.update import SharedFile, WeightReceipt, WeightUpdate
 
 UPDATE = WeightUpdate(7, 0xABC, SharedFile(Path("w.safetensors")), DType.FLOAT32)
 SCORES = TokenScores(np.zeros(2, np.float32), np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), 7)

@@ -15,7 +15,7 @@ from rlvr.config import DType
 from rlvr.generate import vllm_async
 from rlvr.generate.vllm_async import AsyncVLLM
 from rlvr.types import GenerateRequest, Sampling
-from rlvr.weights import SharedFile, WeightUpdate
+from rlvr.weights.update import SharedFile, WeightUpdate
 
 from .conftest import settings_for
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rlvr.config import DType
 from rlvr.types import Completion, GenerateRequest, Sampling
-from rlvr.weight_transport import (
+from rlvr.weights.transport import (
     checksum,
     combined_checksum,
     pack,
@@ -25,7 +25,7 @@ from rlvr.weight_transport import (
     published_weights,
     unpack,
 )
-from rlvr.weights import SharedFile, WeightUpdate
+from rlvr.weights.update import SharedFile, WeightUpdate
 
 from . import tiny_models
 from .conftest import ENGINES, Subject, make, settings_for

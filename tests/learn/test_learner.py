@@ -30,7 +30,7 @@ from rlvr.learn.presets import algorithm_from
 from rlvr.learn.selfcheck import SelfCheckFailed
 from rlvr.learn.streams import rl_tokens
 from rlvr.types import LossWeights, Row, TokenFate
-from rlvr.weight_transport import read_weights
+from rlvr.weights.transport import read_weights
 
 from .conftest import VOCABULARY, make_rows, rl_of
 

@@ -22,7 +22,7 @@ from rlvr.learn.max_logit import LogitWatch
 from rlvr.learn.packing import Layout, pack
 from rlvr.learn.qk_clip import QKClip
 from rlvr.types import Row
-from rlvr.weight_transport import read_weights
+from rlvr.weights.transport import read_weights
 
 from .conftest import make_rows
 

@@ -20,8 +20,8 @@ from rlvr.learn.learner_report import LearnerReport
 from rlvr.learn.model import whole
 from rlvr.learn.sharded import ShardedRanks
 from rlvr.types import Row, TokenFate
-from rlvr.weight_transport import checksum, read_weights
-from rlvr.weights import WeightUpdate
+from rlvr.weights.transport import checksum, read_weights
+from rlvr.weights.update import WeightUpdate
 
 from .conftest import make_rows, rl_of
 from .group import run_group

@@ -23,9 +23,9 @@ from rlvr.events import Event, EventKind, read_events
 from rlvr.files import replacing
 from rlvr.metrics import MetricRecord, read_metrics
 from rlvr.readable import count, duration, number
-from rlvr.report_charts import Chart, draw_charts, running_mean_width, series
-from rlvr.report_fates import stretches_of
-from rlvr.report_sample import AnswerKey, Sample, Stretch, sample_held_out, sample_training, to_script
+from rlvr.report.charts import Chart, draw_charts, running_mean_width, series
+from rlvr.report.fates import stretches_of
+from rlvr.report.sample import AnswerKey, Sample, Stretch, sample_held_out, sample_training, to_script
 from rlvr.run_folder import RunFolder, RunFolderError
 
 _EDGE = 5  # steps whose mean reward stands for the begin and the end of a run without evaluation
@@ -105,9 +105,9 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _page(facts: Facts) -> str:
-    style, script = _resource("report.css"), _resource("report.js")
+    style, script = _resource("page.css"), _resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(_resource("report.html")).substitute(
+    return Template(_resource("page.html")).substitute(
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
         style=style,
         script=script,
@@ -128,7 +128,7 @@ def _page(facts: Facts) -> str:
 
 
 def _resource(name: str) -> str:
-    return (files("rlvr") / name).read_text(encoding="utf-8")
+    return (files("rlvr.report") / name).read_text(encoding="utf-8")
 
 
 def _text(value: object) -> str:

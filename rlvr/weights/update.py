@@ -1,6 +1,6 @@
 """A version of the policy on its way from learner to generators: what is sent, and what is answered.
 
-Only the types; `weight_transport` writes, reads and sums them. Cheap to import: no torch.
+Only the types; `transport` writes, reads and sums them. Cheap to import: no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The caller's side of the mother process and of the workers that she forks: see `rlvr.workers`.
+"""The caller's side of the mother process and of the workers that she forks: see `rlvr.workers.pool`.
 
 A request and its reply are frames: 8 bytes of length, then that many bytes of pickle. The socket never
 blocks, so the same exchange is driven by an event loop or by a thread that polls.
@@ -27,9 +27,9 @@ from typing import Any
 
 import cloudpickle
 
-from rlvr.worker_mother import FORK, FORKED, LENGTH, ONE_THREAD, RAISED, READY, Setup
+from rlvr.workers.mother import FORK, FORKED, LENGTH, ONE_THREAD, RAISED, READY, Setup
 
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from rlvr.worker_mother import main; main(int(sys.argv[1]))"
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from rlvr.workers.mother import main; main(int(sys.argv[1]))"
 _START_DEADLINE_S = 120.0
 _END_DEADLINE_S = 5.0
 _FUNCTIONS_PER_WORKER = 64

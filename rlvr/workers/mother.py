@@ -7,7 +7,7 @@ closes its end of the control socket or the pool's process dies.
 
 On the control socket: the mother reads one `Setup`, answers `READY` or an error text, then answers each
 `FORK` (which carries a socket) with `FORKED` and a pidfd of the new worker, or with an error text.
-On a worker's socket: frames, see `rlvr.worker_link`.
+On a worker's socket: frames, see `rlvr.workers.link`.
 """
 
 from __future__ import annotations

@@ -32,13 +32,13 @@ from rlvr.prepare import (
     prepare,
     refuse_what_cannot_fit,
 )
-from rlvr.report import write_report
+from rlvr.report.page import write_report
 from rlvr.resumed import first_evaluation, first_of, go_on
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
 from rlvr.step_metrics import end_in_words
-from rlvr.supervised_data import ExampleSet, Learnable, has_answers, load_examples
-from rlvr.supervised_evaluation import HELD_OUT_LOSS, HeldOut, HeldOutAnswers, HeldOutLoss
+from rlvr.supervised.examples import ExampleSet, Learnable, has_answers, load_examples
+from rlvr.supervised.held_out import HELD_OUT_LOSS, HeldOut, HeldOutAnswers, HeldOutLoss
 from rlvr.training import RunResult
 
 if TYPE_CHECKING:

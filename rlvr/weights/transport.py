@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rlvr.config import DType
-from rlvr.weights import (
+from rlvr.weights.update import (
     AdapterFolder,
     InMemory,
     PackedTensor,

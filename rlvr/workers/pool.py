@@ -4,7 +4,7 @@
         value = await pool.run(function, argument, deadline_s=1.0)      # on any event loop
         value = pool.run_blocking(function, argument, deadline_s=1.0)   # in any thread
 
-Workers are forked from a clean process that has the preloaded modules imported (`rlvr.worker_mother`), so a
+Workers are forked from a clean process that has the preloaded modules imported (`rlvr.workers.mother`), so a
 fresh one costs milliseconds. There is no thread and no background task on this side: a caller takes a slot,
 speaks with its worker over a non-blocking socket, and gives the slot back; an idle pool costs nothing.
 """
@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rlvr.worker_link import (
+from rlvr.workers.link import (
     Call,
     Exchange,
     FunctionPickles,
@@ -36,7 +36,7 @@ from rlvr.worker_link import (
     converse_blocking,
     read_reply,
 )
-from rlvr.worker_mother import Setup
+from rlvr.workers.mother import Setup
 
 __all__ = ["WorkerCrashed", "WorkerFailed", "WorkerPool", "WorkerStartError", "WorkerTimeout"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from rlvr.report_sample import AnswerKey, Sample, Stretch
+from rlvr.report.sample import AnswerKey, Sample, Stretch
 from rlvr.rollout_log import read_fated_tokens
 from rlvr.run_folder import RunFolder
 

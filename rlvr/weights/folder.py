@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from rlvr.weight_transport import shared_memory
+from rlvr.weights.transport import shared_memory
 
 _HELD = "rlvr-versions-"
 _NEW = "rlvr-new-versions-"
