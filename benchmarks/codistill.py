@@ -42,6 +42,7 @@ TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
 SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
 STEPS = 96  # of 64 answers, for each peer; one model takes twice as many
+WHOLE_STEPS = 430  # of 128 answers: as many tokens as specialists and co-distillation sampled, left out ones counted
 PEERS = {"kappa": 3.0, "burn_in": 0.0, "ramp": 0.05, "fade": 0.1}  # they know something from the first step on
 SIGNALS = tuple(map(str, PeerSignal))
 
@@ -157,8 +158,8 @@ def alone(folder: Path, seed: int) -> None:
 
 
 def whole(folder: Path, seed: int) -> None:
-    """The base with the tokens of both specialists' training and of the co-distillation, in steps of 128 answers."""
-    train(folder, "alone-base", BASE_OF_BOTH, "both", sum(SPECIALIST_STEPS.values()) + STEPS, 16, seed)
+    """The base with the tokens of both specialists' training and of the co-distillation."""
+    train(folder, "alone-base", BASE_OF_BOTH, "both", WHOLE_STEPS, 16, seed)
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
