@@ -23,6 +23,7 @@ _NAME_BY_FORM = re.compile(
 )
 _POINTS = re.compile(r"^(?:\\[a-z]+\s*(?:\{\})?)?\{?([A-Z]{1,4})\}?$")
 _QUOTIENT = re.compile(r"^\\frac\{([^{}]*)\}\{([^{}]*)\}$|^([^:]*):([^:]*)$")
+_ONE_LETTER = re.compile(r"^\\?[a-zA-Z]'*$|^\\(?!angle|triangle)[a-z]{2,8}$")  # Greek ones too
 _FUNCTION_NAME = re.compile(r"^\\(?:sin|cos|tan)")
 _SUBSCRIPT = re.compile(r"_\w|_\{[^{}]*\}")
 _ARGUMENT = re.compile(r"(?<=[a-zA-Z'}])\(([^()]*)\)")
@@ -97,7 +98,7 @@ def names_clash(left: Claim, right: Claim) -> bool:
     if points[0] and points[1] and len(points[0][1]) == len(points[1][1]) and set(points[0][1]) != set(points[1][1]):
         return True  # AB and AC; AB is BA
     bases = [_SUBSCRIPT.sub("", name) for name in (left.name, right.name)]
-    return bases[0] != bases[1] and all(len(base.strip("\\'")) == 1 or _FUNCTION_NAME.match(base) for base in bases)
+    return bases[0] != bases[1] and all(_ONE_LETTER.match(base) or _FUNCTION_NAME.match(base) for base in bases)
 
 
 def follows_order(names: Sequence[str | None]) -> bool:

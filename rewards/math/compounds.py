@@ -43,7 +43,12 @@ _BRACKETS = {
     ("(", "]"): Kind.HALF_OPEN_LEFT,
     ("[", ")"): Kind.HALF_OPEN_RIGHT,
 }
-_WORD_SEPARATOR = re.compile(r"(?:(?<=[\s\d)\]}])|(?<=\\}))(?:and|or)(?![a-z])")
+_OPENING, _CLOSING = set("([{"), set(")]}")
+_MARKS = {
+    ",;": re.compile(r"[(\[{)\]},;]|(?<=[\s\d)\]}])(?:and|or)(?![a-z])"),
+    ";": re.compile(r"[(\[{)\]};]"),
+    "=": re.compile(r"[(\[{)\]}=]"),
+}
 _MATRIX = re.compile(r"^[\[(]?\s*\\begin\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\s*[\])]?$", re.DOTALL)
 _ROW_END = re.compile(r"\\\\|\\cr(?![a-z])")
 _CASES = re.compile(r"^\\begin\{(cases|aligned|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}$", re.DOTALL)
@@ -72,16 +77,15 @@ def items_of(text: str) -> list[str]:
 
 def split(text: str, separators: str = ",;") -> list[str]:
     """Split at separators outside all brackets; the words `and` and `or` separate too."""
-    text = _WORD_SEPARATOR.sub(",", text) if "," in separators else text
     parts, depth, start = [], 0, 0
-    for index, character in enumerate(text):
-        if character in "([{":
+    for mark in _MARKS[separators].finditer(text):
+        if mark.group() in _OPENING:
             depth += 1
-        elif character in ")]}":
+        elif mark.group() in _CLOSING:
             depth -= 1
-        elif character in separators and depth == 0:
-            parts.append(text[start:index].strip())
-            start = index + 1
+        elif depth == 0:
+            parts.append(text[start : mark.start()].strip())
+            start = mark.end()
     parts.append(text[start:].strip())
     return [part for part in parts if part] or [text]
 

@@ -73,7 +73,11 @@ def _joined(text: str, words: list[re.Match[str]]) -> tuple[str | None, str] | N
     if kinds == {True}:
         return unknown, r"\cup".join(intervals)
     both = _intersection(intervals)
-    return None if both is None else (unknown, both)
+    match = _INTERVAL.match(both) if both is not None else None
+    if both is None or match is None:
+        return None
+    low, high = parse_number(match[2]), parse_number(match[3])
+    return unknown, r"\emptyset" if low is not None and high is not None and low > high else both
 
 
 def _intersection(intervals: list[str]) -> str | None:

@@ -37,6 +37,7 @@ _SPACE = re.compile(r"\s+")
 _LETTERS = re.compile(r"^\(?[A-H]\)?(?:\s*(?:,\s*)?(?:and\s+)?\(?[A-H]\)?)+$")
 _LETTER = re.compile("[A-H]")
 _ORDER = re.compile(r"(<|>|\\le(?![a-z])|\\ge(?![a-z]))")
+_JOINS = re.compile(r",|\b(?:and|or)\b")
 _REVERSED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _MAX_CHAIN = 10
 
@@ -100,7 +101,7 @@ def _same_letters(reference: str, answer: str) -> bool | None:
 def _same_chain(reference: str, answer: str, same: Same) -> bool | None:
     """`a > b > c` and `c < b < a`; None for all that is not the same member by member."""
     left, right = _ORDER.split(reference), _ORDER.split(answer)
-    if not 3 <= len(left) == len(right) <= 2 * _MAX_CHAIN or reference.count(",") or answer.count(","):
+    if not 3 <= len(left) == len(right) <= 2 * _MAX_CHAIN or _JOINS.search(reference) or _JOINS.search(answer):
         return None
     if left[1::2] != right[1::2]:
         right = [_REVERSED.get(piece, piece) for piece in reversed(right)]

@@ -15,13 +15,14 @@ from rlvr.rewards.math.units import Unit, are_angles, conversion, read_unit
 EXACT_DECIMAL_DIGITS = 12
 
 _MAX_CHARACTERS = 400
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "hundred": 100}
 _PERCENT = {"percent", "pct", "percentage"}
 _NO_UNIT = {
     *("or", "and", "not", "to", "than", "more", "less", "if", "mod", "maybe", "perhaps", "possibly", "least", "most"),
     *("wrong", "incorrect", "false", "no", "when", "where", "for", "with", "is", "plus", "minus", "times", "am", "pm"),
     *("other", "factorial", "base", "bits"),
 }
+_POWERS = (["squared"], ["cubed"])  # of the number itself, where no unit stands between
 _SYMBOLS = "mghsLNJWV"  # units of one letter, where they stand apart from the number; `5 n` is a product
 _JOINED_TEXTS = re.compile(r"\}\s*(/|\\cdot)\s*\\text\s*\{")
 _TEXT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\s*-?[123]\s*\}?)?$")
@@ -32,7 +33,7 @@ _AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?:\\text\s*\{\s*)?([A-Za-z]+)\
 _AMOUNTS = re.compile(rf"^(?:{_AMOUNT.pattern}){{2,4}}$")
 _ARC = re.compile(r"^(\d{1,4})°\s*(\d{1,2})'(?:\s*(\d{1,2})'')?$")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_SCALE_AT_END = re.compile(r"\s*(?:\\text\s*\{\s*)?\b(thousand|million|billion|trillion)\s*\}?$")
+_SCALE_AT_END = re.compile(r"\s*(?:\\text\s*\{\s*)?\b(hundred|thousand|million|billion|trillion)\s*\}?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,18 @@ def read_quantity(text: str) -> Quantity:
     body, words = _split(text) if len(text) <= _MAX_CHARACTERS else (text, "")
     parts = words.split()
     percent = bool(parts) and parts[0].lower().strip(".") in _PERCENT
+    if percent:
+        del parts[0]
+    elif body.endswith("%"):  # 20% increase
+        body, percent = body[:-1].rstrip(), True
     scale = 1
     if parts and parts[0].lower() in _SCALES:
         scale = _SCALES[parts.pop(0).lower()]
     elif match := _SCALE_AT_END.search(body) if len(body) <= _MAX_CHARACTERS else None:
         body, scale = body[: match.start()], _SCALES[match[1]]
-    unit = Unit() if percent else read_unit(" ".join(parts))
+    unit = read_unit(" ".join(parts))
+    if percent and unit.measures:
+        unit = Unit()
     value = parse_number(body)
     decimals, significant = written_decimals(body) if scale == 1 else (None, 0)
     return Quantity(body, unit, percent, scale, None if value is None else value * scale, decimals, significant)
@@ -148,7 +155,9 @@ def _split(text: str) -> tuple[str, str]:
 
 def _unless_qualified(text: str, body: str, words: str) -> tuple[str, str]:
     plain = words.lower().replace(".", "").split()
-    return (text, "") if not _NO_UNIT.isdisjoint(plain) else (body.strip(), words.strip())
+    if not _NO_UNIT.isdisjoint(plain) or plain[:1] in _POWERS:
+        return text, ""
+    return body.strip(), words.strip()
 
 
 def _is_unit(words: str, *, spaced: bool) -> bool:

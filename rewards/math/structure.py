@@ -105,6 +105,8 @@ def _same_unnamed(reference: str, answer: str, leaf: Leaf) -> bool | None:
     left, right = read_compound(reference), read_compound(answer)
     if _is_lone(left) != _is_lone(right):  # {5} and 5
         lone = [side.parts[0] if side is not None and _is_lone(side) else None for side in (left, right)]
+        if left is not None and right is not None and any(_is_set(part) for part in lone):
+            return False  # {{1, 2}} and {1, 2}
         return same(lone[0] or reference, lone[1] or answer, leaf)
     if left is not None and right is not None:
         return _same_compounds(left, right, leaf)
@@ -121,15 +123,16 @@ def _same_unnamed(reference: str, answer: str, leaf: Leaf) -> bool | None:
 def _same_as_chain(reference: list[str], answer: list[str], leaf: Leaf) -> bool | None:
     """`3+4=7` against 7: a true statement stands for its value; any other equation is not one of its sides."""
     sides = reference if len(reference) > 1 else answer
-    if len(sides) > _MAX_PARTS or not all(leaf(sides[-1], side) for side in sides):
+    if len(sides) > _MAX_PARTS:
         return False
-    return leaf(reference[-1], answer[-1])
+    true = _every(leaf(sides[-1], side) for side in sides[:-1])
+    return leaf(reference[-1], answer[-1]) if true else true
 
 
 def _same_compounds(left: Compound, right: Compound, leaf: Leaf) -> bool | None:
     kinds = {left.kind, right.kind}
     if len(kinds) > 1 and kinds != {Kind.TUPLE, Kind.MATRIX}:
-        return None if Kind.UNION in kinds else False
+        return None if Kind.UNION in kinds and left.parts and right.parts else False
     if max(len(left.parts), len(right.parts)) > _MAX_PARTS:
         return None
     if left.kind is Kind.SET and _lone_members(left) != _lone_members(right):
@@ -148,6 +151,11 @@ def _same_compounds(left: Compound, right: Compound, leaf: Leaf) -> bool | None:
 
 def _is_lone(compound: Compound | None) -> bool:
     return compound is not None and compound.kind is Kind.SET and len(compound.parts) == 1
+
+
+def _is_set(part: str | None) -> bool:
+    compound = read_compound(part) if part is not None else None
+    return compound is not None and compound.kind is Kind.SET
 
 
 def _lone_members(compound: Compound) -> int:

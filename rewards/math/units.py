@@ -95,16 +95,44 @@ _PHRASES = [
     ]
 ]
 _PART = re.compile(r"\s*([/*·]?)\s*([^\W\d_]+|[°¢])(?:\s*\^\s*\{?\s*(-?[123])\s*\}?)?\.?")
+# Words beside a number that say opposite things of it, so that no two of a line can mean the same.
+_CONTRASTS = [
+    "north|south|east|west",
+    "up upward upwards above|down downward downwards below",
+    "left|right",
+    "clockwise|counterclockwise anticlockwise counter-clockwise",
+    "increase|decrease",
+    "gain profit|loss",
+    "win wins|losses|draw draws",
+    "before ago earlier|after later",
+    "bc bce|ad ce",
+    "boy boys|girl girls",
+    "man men|woman women",
+    "male males|female females",
+    "adult adults|child children",
+    "heads|tails",
+    "red|orange|yellow|green|blue|purple|white|black",
+]
+_SIDES = {
+    word: (line, side)
+    for line, sides in enumerate(_CONTRASTS)
+    for side, words in enumerate(sides.split("|"))
+    for word in words.split()
+}
 _NO_UNIT_WORDS = {"units", "unit", "sq units", "square units", "cubic units"}
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`size` base units of what `measures` says; `words` where no unit of measure is known by that name."""
+    """`size` base units of what `measures` says; `words` where no unit of measure is known by that name.
+
+    `sides` are those that its words take in contrasts such as north and south, by the number of the contrast.
+    """
 
     size: Fraction = Fraction(1)
     measures: tuple[tuple[str, int], ...] = ()
     words: str = ""
+    sides: tuple[tuple[int, int], ...] = ()
 
 
 @lru_cache(maxsize=1024)
@@ -132,7 +160,8 @@ def read_unit(text: str) -> Unit:
         powers[base] += exponent * int(degree or 1)
         position = match.end()
     measures = tuple(sorted((name, power) for name, power in powers.items() if power))
-    return Unit(size, measures) if measures else Unit(words=words)
+    sides = tuple(_SIDES[word] for word in words.split() if word in _SIDES)
+    return Unit(size, measures, sides=sides) if measures else Unit(words=words, sides=sides)
 
 
 def are_angles(left: Unit, right: Unit) -> bool:
@@ -144,8 +173,11 @@ def conversion(reference: Unit, answer: Unit) -> Fraction | None:
     """What to multiply an answer by to have it in the reference's unit; None where the two cannot agree.
 
     A unit may be left out on either side. Words that are no unit of measure may well mean the same, as "ways" and
-    "arrangements" do.
+    "arrangements" do; but not "girls" and "boys", nor a way north and one south.
     """
+    taken = dict(reference.sides)
+    if any(taken.get(contrast, side) != side for contrast, side in answer.sides):
+        return None
     if not reference.measures and not answer.measures:
         return Fraction(1)
     if reference == Unit() or answer == Unit():

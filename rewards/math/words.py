@@ -37,6 +37,7 @@ _DATES = [
     re.compile(rf"^{_WEEKDAY}{_DAY}\s+(?:of\s+)?{_MONTH}{_YEAR}$"),
     re.compile(r"^(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)$"),
 ]
+_NOON = re.compile(r"^(?:12(?::00)?\s*)?(noon|midnight)$")
 _TIME = re.compile(r"^(\d{1,2})(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?$")
 _MARKUP = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LONGEST = 200
@@ -135,9 +136,11 @@ def same_moment(reference: str, answer: str) -> bool | None:
 
 
 def _moment(text: str) -> Moment | None:
-    if len(text) > 60 or not any(character.isdigit() for character in text):
+    if len(text) > 60 or not (any(character.isdigit() for character in text) or "n" in text):
         return None
     plain = " ".join(_MARKUP.sub(r" \1 ", text).lower().split())
+    if match := _NOON.match(plain):
+        return Moment(minutes=720, half="p") if match[1] == "noon" else Moment(minutes=0, half="a")
     for pattern in _DATES:
         if match := pattern.match(plain):
             month = match["month"]
