@@ -15,7 +15,7 @@ _MEMBER = re.compile(r"^([a-zA-Z](?:_\w|_\{\w+\})?)\s*\\in(?![a-z])\s*(.+)$")
 _POINT = re.compile(r"^([ABD-Z]'?)\s*(\((?=[^()]*\d)[^()]*,[^()]*\))$")
 _INVERSE = re.compile(r"(?<=^[a-zA-Z])\^\{-1\}")
 _NO_NAME = re.compile(
-    r"[\d+\-*/^<>]|^\|[xyt]\||\\(?:cdot|times|frac|forall|exists|sin|cos|tan|ln|log|sqrt|text|lfloor|lceil)"
+    r"[\d+\-*/^<>]|^(?:[Ll]et|[Ss]uppose|[Aa]ssume)\b|^\|[xyt]\||\\(?:cdot|times|frac|forall|exists|sin|cos|tan|ln|log|sqrt|text|lfloor|lceil)"
 )
 _NAME_BY_FORM = re.compile(
     r"^\\frac\s*\{[A-Za-z]+\}\s*\{[A-Za-z]+\}$|^\\text\s*\{(?!\s*(?:if|when|not|for)\b)[A-Za-z. ]+\}$|"

@@ -61,16 +61,29 @@ _VALUE = re.compile(
 )
 _NEXT_CLAUSE = re.compile(
     r"(?i)[,;.]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of|because|since)\b|"
-    r",\s(?:which|where|who)\b|\s\((?=[a-z]{2})|[，,；;。]\s*而?(?:不|因为|由于)"
+    r",\s(?:which|where|who)\b|\s\((?!or\b)(?=[a-z]{2})|[，,；;。]\s*而?(?:不|因为|由于)"
+)
+_BY_CASES = re.compile(r"(?i)\d[$)]*\s*\((?:if|when|for)\b[^()]*\)[,;]?\s*(?:(?:or|and|else|otherwise)\s+)?[$\\(-]*\d")
+_CHOSEN = re.compile(
+    r"(?<!or )(?<!and )(?<![Ii]f )(?<!or option )(?<!or choice )(?<![Ii]f option )(?<![\w'(])\(?([A-J])\)?\s+is\s+"
+    r"(?:the\s+)?(?:correct|right|best)\b|\bI(?:['’]ll|\s+will|\s+would)?\s+(?:choose|pick|select|go with)\s+"
+    r"(?:(?:option|choice|answer)\s+)?\(?([A-J])\b(?!['’]|\s+or\b)"
 )
 _DENIED = re.compile(
     r"(?i)(?:\b(?:not|cannot|neither|nor|never)|n['’]t)\s+(?:[a-z]+\s+)?[$(]*$|"
+    r"\b(?:cannot|can['’]t|could(?:n['’]t| not)|unable to)\s+(?:answer|solve|find|determine)\b[^.!?\n]*$|"
+    r"\b(?:suppose|assume|let|try)\s+(?:that\s+)?(?:[a-z]\s*(?:=|is|be)\s*)?[$(]*$|"
     r"(?:\b(?:no es|não é|non è|n['’]est pas|nicht|не)|不[是为])\s*[$(]*$"
 )
 _DENIED_BEHIND = re.compile(
-    r"(?i)[)$]*\s*(?:(?:is|was|are)(?:n['’]t|\s+(?:not|wrong|incorrect|false))\b|(?:では|じゃ|で)な|[이가은는]?\s*아니)"
+    r"(?i)[)$]*\s*(?:(?:is|was|are)(?:n['’]t|\s+(?:not|wrong|incorrect|false))\b|(?:does|do|did)(?:n['’]t|\s+not)\b|"
+    r"(?:cannot|can['’]t|fails)\b|[^.!?\n]*\?|(?:では|じゃ|で)な|[이가은는]?\s*아니)"
 )
 _BOUND = re.compile(r"(?i)\b(?:at (?:least|most)|(?:more|less|greater|larger|smaller|fewer) than|between)\s+[$(]*$")
+_NUMBERED = re.compile(
+    r"(?i)\b(?:step|problem|equation|figure|exercise|theorem|lemma|example|case|method|attempt)\s+[#(]?$"
+)
+_NUMBERED_LENGTH = 20  # enough for the longest of these words
 _LISTED = re.compile(r"\s*(?:,\s*)?(?:(and|or)\s+)?", re.IGNORECASE)
 # Words, and letters of scripts in which no formula is written: all but Latin and Greek.
 _WORD = re.compile("[A-Za-zÀ-ſ]{2,}|[\u0400-\u1cff\u3040-\ud7ff]")
@@ -111,6 +124,8 @@ def final_answer(completion: str) -> FinalAnswer | None:
     if statements:
         last = max(statements, key=lambda match: match.start())
         return _found(_statement(_first_line(text[last.end() :])), Source.ANSWER_LINE)
+    if chosen := list(_CHOSEN.finditer(text.replace("**", ""))):
+        return _found(chosen[-1][1] or chosen[-1][2], Source.ANSWER_LINE)
     return _found(_reading(text), Source.LAST_VALUE)
 
 
@@ -202,6 +217,8 @@ def _found(text: str | None, source: Source) -> FinalAnswer | None:
 
 def _statement(text: str) -> str | None:
     """What follows "the answer is". "8, not 7" is 8; "not 7" and "at most 7" stay as they are: equal to no number."""
+    if _BY_CASES.search(text[:_TAIL_CHARACTERS]):
+        return text[:_TAIL_CHARACTERS]
     text = _NEXT_CLAUSE.split(text[:_TAIL_CHARACTERS].strip(), maxsplit=1)[0]
     values = _listed_values(text) if _is_wordy(text) else []
     before = text[: values[0].start] if values else ""
@@ -280,4 +297,5 @@ def _values(text: str) -> list[_Value]:
         if not _is_wordy(content):
             found.append(_Value(content, span.start(), span.end()))
     start = found[-1].end if found else 0
-    return found + [_Value(value.group(), value.start(), value.end()) for value in _VALUE.finditer(text, start)]
+    numbers = [_Value(value.group(), value.start(), value.end()) for value in _VALUE.finditer(text, start)]
+    return found + [number for number in numbers if not _NUMBERED.search(text[: number.start][-_NUMBERED_LENGTH:])]

@@ -18,6 +18,7 @@ _LABEL = re.compile(
     r"(?:\((?P<bracketed>[A-H])\)|(?P<plain>[A-H])(?P<mark>[).:])?)(?=[\s}]|$)\s*[).:]?\s*\}?\s*(?P<text>.*)$",
     re.DOTALL,
 )
+_VERDICT = re.compile(r"(?:is|was)\b\s*(?P<right>(?:the\s+)?(?:correct|right|best)\b)?|(?:isn|wasn|can|cannot)\b")
 _ANOTHER_LABEL = re.compile(r"(?:^|[\s,(])\(?[A-H]\s*[).:]|\b(?:or|and)\b")
 _COMMA_DECIMAL = re.compile(
     r"^(?P<whole>-?(?:\d{1,3}(?:[. ]\d{3})+|\d+)),(?P<decimals>\d+)(?P<unit>\s*(?:%|°|\\text\s*\{[^{}]*\}|[a-zA-Z]+)?)$"
@@ -84,6 +85,10 @@ def _read_choice(text: str) -> _Choice | None:
     behind = match["text"].strip()
     if behind.count("}") > behind.count("{"):  # all of it stood in \text{...}
         behind = behind.removesuffix("}").strip()
+    if verdict := _VERDICT.match(behind):  # "Option C is correct", but not "Option C is wrong"
+        behind = ""
+        if not verdict["right"]:
+            return None
     if _ANOTHER_LABEL.search(behind) or (behind and not labelled):
         return None
     return _Choice(match["bracketed"] or match["plain"], behind, alone=not labelled)

@@ -26,7 +26,8 @@ _SPARE_DIGITS = 10
 _LATEX = [LatexExtractionConfig()]
 _POINTS = (sympy.Rational(17, 11), sympy.Rational(29, 13), sympy.Rational(53, 19))
 _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
-# What Math-Verify's parser passes over, or reads as something else: `7 8` as 15, `7_3` and `7\ldots` as 7, `or` as `and`.
+# What Math-Verify's parser passes over, or reads as something else: `7 8` as 15, `7_3` and `7\ldots` as 7, and
+# `or` between inequalities as `and`.
 _MISREAD = re.compile(
     r"(?<![_^\d])\d+ \d|\d[_']|\\ldots|\\approx|\\pmod|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|"
     r"\\text\s*\{[^{}]*\}\s*$|^\\text\s*\{"
