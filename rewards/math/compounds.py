@@ -55,6 +55,7 @@ _CASES = re.compile(r"^\\begin\{(cases|aligned|array)\}(?:\{[clr|]*\})?(.*)\\end
 _BEFORE_CONDITION = re.compile(r",?\s*&\s*(?:\\text\s*\{\s*,?\s*(?:if|for|when)?\s*\}|if|for|when)?")
 _PART_LABEL = re.compile(r"(?:\\text\s*\{\s*)?\(([a-e]|[1-5]|i{1,3}|iv|v)\)[:.]?\s*\}?")
 _PART_LABELS = [["a", "b", "c", "d", "e"], ["1", "2", "3", "4", "5"], ["i", "ii", "iii", "iv", "v"]]
+_TRANSPOSED = re.compile(r"^(\([^()]*\))\s*\^\s*\{?(?:T|\\top|\\text\{T\})\s*\}?$")
 _VECTOR_TERM = re.compile(r"([+-]?)([^+-]*?)\\unit\{([ijk])\}\s*")
 _INTEGER_PARAMETER = re.compile(r"[,;]?\s*\(?\s*([a-z])\s*\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*\)?$")
 _TURNS = re.compile(r"(?<![a-zA-Z\\])[kmn](?![a-zA-Z])")
@@ -104,6 +105,9 @@ def labelled_parts(text: str) -> list[str]:
 def read_compound(text: str) -> Compound | None:
     """The parts of what is one tuple, set, interval, union, vector or matrix; None for anything else."""
     text = text.strip()
+    if (transposed := _TRANSPOSED.match(text)) is not None:
+        column = read_compound(transposed[1])
+        return column if column is not None and column.is_vector and column.kind is Kind.TUPLE else None
     if r"\begin" in text:
         return _matrix(text) or _cases(text)
     if r"\unit" in text:

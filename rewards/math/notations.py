@@ -24,17 +24,23 @@ _COMMA_DECIMAL = re.compile(
     r"^(?P<whole>-?(?:\d{1,3}(?:[. ]\d{3})+|\d+)),(?P<decimals>\d+)(?P<unit>\s*(?:%|°|\\text\s*\{[^{}]*\}|[a-zA-Z]+)?)$"
 )
 _CONGRUENCE = re.compile(
-    r"^(?P<left>[^=]*\\equiv)?\s*(?P<residues>-?\d{1,30}(?:\s*,\s*-?\d{1,30})*)\s*"
+    r"^(?P<left>[^=]*\\equiv)?\s*(?P<residues>(?:-|\\pm\s*)?\d{1,30}(?:\s*,\s*(?:-|\\pm\s*)?\d{1,30})*)\s*"
     r"\(?\s*(?:\\pmod|\\text\s*\{\s*mod\s*\}|mod)\s*\{?\s*(?P<modulus>\d{1,30})\s*\}?\s*\)?$"
+)
+_PROGRESSION = re.compile(
+    r"^(?:[a-z]\s*=\s*)?(\d{1,30})\s*[kmnt]\s*([+-]\s*\d{1,30})(?:\s*,.*\\in\s*\\mathbb\s*\{?Z\}?)?$"
 )
 _RATIO = re.compile(r"^\d{1,30}(?:\.\d{1,30})?(?:\s*(?::|\\colon|to)\s*\d{1,30}(?:\.\d{1,30})?)+$")
 _TO = re.compile(r"\s*(?::|\\colon|to)\s*")
-_IN_BASE = re.compile(r"^\(?(\d[\dA-F]*|[A-F][\dA-F]+(?=\)?_\{?16))\)?_\{?(?:\\text\{)?(\w+)\}*$", re.IGNORECASE)
+_IN_BASE = re.compile(
+    r"^\(?(\d[\dA-F]*|[A-F][\dA-F]+(?=\)?_\{?16))\)?(?:_|,?\(?(?:in)?base)\{?(\w+)[})]*$", re.IGNORECASE
+)
 _BASE_WORDS = {
     **{"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"},
     **{"ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"},
 }
 _SPACE = re.compile(r"\s+")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LETTERS = re.compile(r"^\(?[A-H]\)?(?:\s*(?:,\s*)?(?:and\s+)?\(?[A-H]\)?)+$")
 _LETTER = re.compile("[A-H]")
 _ORDER = re.compile(r"(<|>|\\le(?![a-z])|\\ge(?![a-z]))")
@@ -96,6 +102,7 @@ def _read_choice(text: str) -> _Choice | None:
 
 def _same_letters(reference: str, answer: str) -> bool | None:
     """`ACD` and `A, C, D`, of a question with several right choices: joined, they stand in the alphabet's order."""
+    reference, answer = _TEXT.sub(r"\1", reference), _TEXT.sub(r"\1", answer)
     if not (_LETTERS.match(reference) and _LETTERS.match(answer)):
         return None
     left, right = [_LETTER.findall(text) for text in (reference, answer)]
@@ -128,6 +135,9 @@ def _same_decimal_comma(reference: str, answer: str) -> bool | None:
 
 def _same_congruence(reference: str, answer: str) -> bool | None:
     left, right = _CONGRUENCE.match(reference), _CONGRUENCE.match(answer)
+    if (left is None) != (right is None):  # 5k + 3 is 3 (mod 5)
+        left = left or _CONGRUENCE.match(_PROGRESSION.sub(_as_congruence, reference))
+        right = right or _CONGRUENCE.match(_PROGRESSION.sub(_as_congruence, answer))
     if left is None or right is None:
         match, other = (left, answer) if left is not None else (right, reference)
         if match is None or match["left"] or not is_number(other):
@@ -137,8 +147,19 @@ def _same_congruence(reference: str, answer: str) -> bool | None:
     modulus = int(left["modulus"])
     if modulus == 0 or int(right["modulus"]) != modulus:
         return False
-    residues = [{int(residue) % modulus for residue in match["residues"].split(",")} for match in (left, right)]
-    return residues[0] == residues[1]
+    return _residues(left["residues"], modulus) == _residues(right["residues"], modulus)
+
+
+def _residues(listed: str, modulus: int) -> set[int]:
+    found = set()
+    for residue in listed.split(","):
+        number = int(residue.replace(r"\pm", ""))
+        found |= {number % modulus, -number % modulus} if r"\pm" in residue else {number % modulus}
+    return found
+
+
+def _as_congruence(progression: re.Match[str]) -> str:
+    return rf"\equiv {progression[2].replace(' ', '').lstrip('+')} \pmod {progression[1]}"
 
 
 def _same_ratio(reference: str, answer: str) -> bool | None:
@@ -152,7 +173,7 @@ def _same_ratio(reference: str, answer: str) -> bool | None:
 
 def _same_in_base(reference: str, answer: str) -> bool | None:
     """`52_8` is asked for in that base, which may be left out: no other way to write the number will do."""
-    left, right = [_IN_BASE.match(_SPACE.sub("", text)) for text in (reference, answer)]
+    left, right = [_IN_BASE.match(_SPACE.sub("", _TEXT.sub(r"\1", text))) for text in (reference, answer)]
     if left is None and right is None:
         return None
     if left is None or right is None:

@@ -27,8 +27,10 @@ from rlvr.rewards.math.words import symbol_for
 Leaf = Callable[[str, str], bool | None]
 
 _MAX_PARTS = 30
+_RESTATED = re.compile(r"^([^()]+?)\s*\(\s*or(?:\s+equivalently,?)?\s+([^()]+)\)$")
 _ZEROS_AHEAD = re.compile(r",0\d")
 _CONSTANT = re.compile(r"(?<=\S)\s*\+\s*(?:[CcK]|C_[01]|\\text\s*\{\s*(?:C|const(?:ant)?\.?)\s*\})$")
+_VARIABLE = re.compile(r"(?<![a-zA-Z\\])[a-df-hj-zA-Z](?![a-zA-Z])")
 _UNORDERED = {Kind.UNION, Kind.SET, Kind.CASES}
 
 
@@ -36,6 +38,8 @@ def same(reference: str, answer: str, leaf: Leaf) -> bool | None:
     """Whether two normalised answers say the same; None where the leaves could not tell."""
     if compact(reference) == compact(answer):
         return True
+    if restated := _RESTATED.match(answer):  # 0.5 (or 1/2)
+        return _every(same(reference, said, leaf) for said in restated.groups())
     verdict = same_notation(reference, answer, lambda left, right: same(left, right, leaf))
     if verdict is not None:
         return verdict
@@ -83,6 +87,8 @@ def _same_list_and_compound(left: list[str], right: list[str], leaf: Leaf) -> bo
 
 def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
     if _CONSTANT.search(reference):  # of integration, which has no fixed name
+        if (verdict := _same_antiderivative(reference, answer, leaf)) is not None:
+            return verdict
         answer = _CONSTANT.sub("+C", answer)
     left, right = read_claim(reference), read_claim(answer)
     equations = is_equation(left), is_equation(right)
@@ -98,6 +104,18 @@ def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
     if verdict is not True and all(equations):  # y = 2x + 1 in another form, perhaps
         return leaf(reference, answer)
     return verdict
+
+
+def _same_antiderivative(reference: str, answer: str, leaf: Leaf) -> bool | None:
+    """Whether F(x) + C and G(x) + C differ by a constant: F(x) - F(z) is G(x) - G(z). None where it is not seen."""
+    if not _CONSTANT.search(answer):
+        return None
+    bodies = [read_claim(_CONSTANT.sub("", side)).value for side in (reference, answer)]
+    names = [set(_VARIABLE.findall(body)) for body in bodies]
+    if any("=" in body for body in bodies) or names[0] != names[1] or len(names[0]) != 1 or "z" in names[0]:
+        return None
+    steps = [f"({body})-({_VARIABLE.sub('z', body)})" for body in bodies]
+    return leaf(*steps) or None
 
 
 def _same_unnamed(reference: str, answer: str, leaf: Leaf) -> bool | None:

@@ -75,6 +75,7 @@ _TABLE: list[tuple[str, Fraction, str]] = [
     ("voltage", Fraction(1), "v volt volts"),
 ]
 _UNITS = {name: (measure, size) for measure, size, names in _TABLE for name in names.split()}
+_STERLING, _MASS, _POUND = (("sterling", 1),), (("mass", 1),), _UNITS["pound"][1]
 _PHRASES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
@@ -182,4 +183,6 @@ def conversion(reference: Unit, answer: Unit) -> Fraction | None:
         return Fraction(1)
     if reference == Unit() or answer == Unit():
         return Fraction(1)
+    if {reference.measures, answer.measures} == {_STERLING, _MASS} and _POUND in (reference.size, answer.size):
+        return Fraction(1)  # pounds, of whichever kind the other says
     return answer.size / reference.size if reference.measures == answer.measures else None

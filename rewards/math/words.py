@@ -20,10 +20,15 @@ _SMALL |= {word: 20 + 10 * index for index, word in enumerate(_TENS)}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = ("third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _HALF = {"half", "one half", "one-half", "a half"}
+_NO_THING = re.compile(
+    r"(?:\w+ths?|thirds?|half|halves|quarters?|point|and|or|over|by|of|in|to|out|more|less|fewer|than|plus|minus|times)$"
+)
 _SYMBOLS = {
     **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), r"\emptyset"),
     **dict.fromkeys(("there is no solution", "there are no solutions", "empty set"), r"\emptyset"),
     **dict.fromkeys(("all real numbers", "all reals", "all real x", "any real number", "real numbers"), r"\mathbb{R}"),
+    **dict.fromkeys(("integers", "all integers", "any integer"), r"\mathbb{Z}"),
+    **dict.fromkeys(("infinitely many", "infinitely many solutions", "infinite"), r"\infty"),
     **dict.fromkeys(("infinity", "positive infinity"), r"\infty"),
     "negative infinity": r"-\infty",
     **dict.fromkeys(("dne", "limit does not exist"), r"\text{does not exist}"),
@@ -63,7 +68,7 @@ def words_of(text: str) -> str | None:
     if inside is None:
         return None
     plain = " ".join(inside.strip().strip("().").lower().split())
-    return _ARTICLE.sub("", plain)
+    return _ARTICLE.sub("", plain).removesuffix(" only")
 
 
 def symbol_for(text: str) -> str:
@@ -73,15 +78,27 @@ def symbol_for(text: str) -> str:
         return text
     if words in _HALF:
         return "1/2"
-    number = _number_in_words(words)
+    negative = words.startswith(("minus ", "negative "))
+    number = _number_in_words(words.partition(" ")[2] if negative else words)
     if number is not None:
-        return str(number)
-    return _SYMBOLS.get(words) or _fraction_in_words(words) or text
+        return f"-{number}" if negative else str(number)
+    return _SYMBOLS.get(words) or _fraction_in_words(words) or _counted(words) or text
+
+
+def _counted(words: str) -> str | None:
+    """`5\\text{ books}` for "five books"; None for any words behind the number but one or two of things."""
+    pieces = words.split()
+    for number in range(len(pieces) - 1, 0, -1):
+        if (value := _number_in_words(" ".join(pieces[:number]))) is not None:
+            things = pieces[number:]
+            no_things = any(_NO_THING.match(thing) for thing in things)
+            return None if len(things) > 2 or no_things else rf"{value}\text{{ {' '.join(things)}}}"
+    return None
 
 
 def _fraction_in_words(words: str) -> str | None:
     """`2/3` for "two thirds"; "twenty-fifth" is no fraction."""
-    *before, part = re.split("[ -]", words)
+    *before, part = re.split("[ -]", words.replace("fourth", "quarter"))
     over = _number_in_words(" ".join(before)) if before else None
     if over is None or not 1 <= over <= 12 or (over > 1) != part.endswith("s") or part.rstrip("s") not in _PARTS:
         return None
