@@ -61,7 +61,7 @@ _VALUE = re.compile(
 )
 _NEXT_CLAUSE = re.compile(
     r"(?i)[,;.]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of|because|since)\b|"
-    r",\s(?:which|where|who)\b|\s\((?!or\b)(?=[a-z]{2})|[，,；;。]\s*而?(?:不|因为|由于)"
+    r",?\sfor\s(?:every|all|any|some|each)\b|,\s(?:which|where|who)\b|\s\((?!or\b)(?=[a-z]{2})|[，,；;。]\s*而?(?:不|因为|由于)"
 )
 _BY_CASES = re.compile(r"(?i)\d[$)]*\s*\((?:if|when|for)\b[^()]*\)[,;]?\s*(?:(?:or|and|else|otherwise)\s+)?[$\\(-]*\d")
 _CHOSEN = re.compile(
@@ -89,6 +89,8 @@ _LISTED = re.compile(r"\s*(?:,\s*)?(?:(and|or)\s+)?", re.IGNORECASE)
 _WORD = re.compile("[A-Za-zÀ-ſ]{2,}|[\u0400-\u1cff\u3040-\ud7ff]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 _SAYS = re.compile(r"(?i)\b(?:is|are|equals?|be|(?:lies|is|are) in)\s+(?:equal to\s+)?(?=\S)")
+_LEAD_IN = re.compile(r"(?i)^(?:so|thus|hence|therefore|then),?\s+(?:that\s+|we\s+(?:get|have)\s+)?")
+_RELATION = re.compile(r"[<>≤≥∈]")
 _ARITHMETIC = re.compile(r"\d%?\s*[-–+x×*/]\s*[\d(.].*=")
 _REMARK = re.compile(r",\s(?:which|where|who)\b|\s\((?=[a-z]{2})")
 _DIGIT = re.compile(r"\d")
@@ -101,7 +103,7 @@ _COMMAND = re.compile(
 _MATH_WORDS = {
     *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "exp", "ln"),
     *("log", "sqrt", "pi", "max", "min", "gcd", "lcm", "mod", "or", "and", "infty", "inf"),
-    *("percent", "pct", "percentage", "cm", "mm", "km", "kg", "或", "和"),
+    *("to", "percent", "pct", "percentage", "cm", "mm", "km", "kg", "或", "和"),
 }
 
 
@@ -247,8 +249,11 @@ def _said(text: str) -> str | None:
     last_line = text.rstrip().rpartition("\n")[2]
     sentence = _REMARK.split(_SENTENCE.split(last_line)[-1])[0]
     verbs = list(_SAYS.finditer(sentence))
-    if not verbs or len(sentence) > _SHORT_CHARACTERS or "$" in sentence:
+    if len(sentence) > _SHORT_CHARACTERS or "$" in sentence:
         return None
+    if not verbs:
+        relation = _LEAD_IN.sub("", sentence, count=1).rstrip(" .")
+        return _expression(relation) if _RELATION.search(relation) else None
     before, said = sentence[: verbs[-1].end()], sentence[verbs[-1].end() :].rstrip(" .")
     if _DENIED.search(before) or _BOUND.search(before):
         return None

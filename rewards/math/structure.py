@@ -77,6 +77,8 @@ def _same_list_and_compound(left: list[str], right: list[str], leaf: Leaf) -> bo
     value = symbol_for(read_claim(single).value)
     compound = read_compound(value)
     if compound is None or compound.kind not in (Kind.SET, Kind.TUPLE, Kind.MATRIX):
+        if items is right and len(_distinct(items)) == len(items) and is_number(value):  # 3/4, or 75%
+            return _every(_same_item(single, item, leaf) for item in items)
         return False if is_number(value) or r"\cup" not in value else None
     names = [read_claim(item).name for item in items]
     if compound.kind is not Kind.SET and None not in names and len(set(names)) < len(names):

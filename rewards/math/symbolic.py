@@ -29,7 +29,7 @@ _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
 # What Math-Verify's parser passes over, or reads as something else: `7 8` as 15, `7_3` and `7\ldots` as 7, and
 # `or` between inequalities as `and`.
 _MISREAD = re.compile(
-    r"(?<![_^\d])\d+ \d|\d[_']|\\ldots|\\approx|\\pmod|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|"
+    r"(?<![_^\d])\d+ \d|\d[_']|\\ldots|\\approx|\\pmod|:[^:]*:|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|"
     r"\\text\s*\{[^{}]*\}\s*$|^\\text\s*\{"
 )
 _PRIMED = re.compile(r"([a-zA-Z])('+|\^\\prime|\^\{\\prime\})")
