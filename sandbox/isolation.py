@@ -261,6 +261,8 @@ def confine_program(*, drop_rights: bool, ruleset: bool, filter: Filter | None) 
         yield from _no_rights()
     if filter is not None:
         yield from _confine(RULESET if ruleset else None, filter)
+    if ruleset:
+        yield Step("close", (RULESET,), "who holds it may add to it, and the job's next program is confined by it too")
 
 
 def show_python() -> Iterator[Step]:

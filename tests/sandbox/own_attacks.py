@@ -135,6 +135,58 @@ except OSError: time.sleep(5); print('ESCAPED')
         (MEMORY,),
     ),
     Attack(
+        "memory of processes whose first thread has ended",
+        """
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+def hold():
+    mine = bytearray(40 << 20); time.sleep(5); print('ESCAPED'); os._exit(0)
+for _ in range(3): os.fork()
+threading.Thread(target=hold).start()
+libc.syscall(60, 0)
+""",
+        (MEMORY,),
+    ),
+    Attack(
+        "sockets of processes whose first thread has ended",
+        """
+import ctypes, os, socket, threading, time
+libc, kept = ctypes.CDLL(None), []
+def hold():
+    try:
+        while True: kept.append(socket.socketpair())
+    except OSError: time.sleep(5); print('ESCAPED'); os._exit(0)
+for _ in range(2): os.fork()
+threading.Thread(target=hold).start()
+libc.syscall(60, 0)
+""",
+        (MEMORY,),
+    ),
+    Attack(
+        "descriptors of a thread's own, which are not counted",
+        """
+import ctypes
+libc = ctypes.CDLL(None)
+if libc.syscall(436, 1000, 1000, 2) >= 0: print('ESCAPED by close_range')
+if libc.syscall(56, 0x100 | 0x800 | 0x10000, 0, 0, 0, 0) >= 0: print('ESCAPED by clone')
+""",
+        (OK,),
+    ),
+    Attack(
+        "more rights for the next, by rules added to those of this one",
+        """
+import ctypes, os, struct
+libc = ctypes.CDLL(None)
+try: print('ESCAPED' if 'root:' in open('/etc/passwd').read() else '')
+except OSError: pass
+rule = ctypes.create_string_buffer(struct.pack('=Qi', 0xF, os.open('/', os.O_PATH)))
+for descriptor in range(3, 64):
+    if libc.syscall(445, descriptor, 1, rule, 0) == 0: print('ESCAPED', descriptor)
+""",
+        (OK,),
+        runs=2,
+    ),
+    Attack(
         "the limits of the process that started it",
         """
 import os, resource
