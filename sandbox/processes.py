@@ -13,6 +13,7 @@ from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/[pid]/stat after the name, counted from 0: see proc_pid_stat(5).
+_STATE = 0
 _OWN_TICKS, _ENDED_TICKS = slice(11, 13), slice(13, 15)  # of CPU time; of children that ended and were waited for
 _THREADS = 17
 _OF_MAPPINGS = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
@@ -51,8 +52,9 @@ class Meter:
                 self._own_ticks[descendant] = _ticks(fields, _OWN_TICKS)
                 ticks += self._own_ticks[descendant] + _ticks(fields, _ENDED_TICKS)
                 processes += int(fields[_THREADS])
-                memory += memory_of(descendant, alone=len(found) == 1)
-                descriptors += Path(f"/proc/{descendant}/fd").stat().st_size
+                holder = _holder(descendant, fields)
+                memory += memory_of(holder, alone=len(found) == 1)
+                descriptors += Path(f"/proc/{holder}/fd").stat().st_size
         # Nobody waits for the children of a process that ignores their end: they are in the other sum alone.
         cpu_s = max(ticks, sum(self._own_ticks.values())) / _TICKS_PER_S
         return Usage(memory, processes, cpu_s, descriptors)
@@ -82,6 +84,19 @@ def _kilobytes(pid: int, file: str, names: tuple[bytes, ...]) -> int:
 def _fields(pid: int) -> list[bytes]:
     stat = Path(f"/proc/{pid}/stat").read_bytes()
     return stat[stat.rindex(b")") + 2 :].split()
+
+
+def _holder(pid: int, fields: list[bytes]) -> int:
+    """The thread that shows what a process holds: the first one, which has its number, unless that has ended."""
+    if not _ended(fields) or int(fields[_THREADS]) == 1:
+        return pid
+    threads = (int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir())
+    return next((thread for thread in threads if not _ended(_fields(thread))), pid)
+
+
+def _ended(fields: list[bytes]) -> bool:
+    """Of a thread; for the number of a process, its first one."""
+    return fields[_STATE] in (b"Z", b"X")
 
 
 def _ticks(fields: list[bytes], which: slice) -> int:
@@ -139,8 +154,9 @@ def _children(pid: int) -> list[int]:
 
 
 def _alive(pid: int) -> bool:
+    """Whether a thread of it is: its first one may have ended before the others."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = _fields(pid)
     except OSError:
         return False
-    return stat[stat.rindex(b")") + 2 :].split()[0] not in (b"Z", b"X")
+    return not _ended(fields) or int(fields[_THREADS]) > 1

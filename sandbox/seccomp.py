@@ -64,11 +64,14 @@ DENIED_IN_SIGHT = (
 SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal"
 
 _NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
+_CLONE_FILES, _CLONE_THREAD, _CLOSE_RANGE_UNSHARE = 0x400, 0x10000, 0x2
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _AF_UNIX, _STREAM, _SEQPACKET, _SOCKET_KIND = 1, 1, 5, 0xF
 _SHARED, _ANONYMOUS, _HUGE_PAGES = 0x01, 0x20, 0x40000  # of mmap
 _PERSONALITY_QUERY = 0xFFFFFFFF
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_F_SETOWN, _F_SETOWN_EX = 8, 15  # of fcntl
+_FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902  # of ioctl
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
@@ -125,7 +128,21 @@ def _rules(machine: Machine, *, namespaces: bool, signals: bool) -> dict[int, li
     checked: dict[str, Callable[[], list[Instruction]]] = {
         # A library that meets ENOSYS falls back to clone, whose flags this filter can see.
         "clone3": lambda: [_return(_ENOSYS)],
-        "clone": lambda: [_argument(0), (_JUMP_ANY_BIT, 0, 1, _NEW_NAMESPACES), _return(_EPERM), _return(_ALLOW)],
+        # A thread with descriptors of its own: only those of a process are counted. close_range can make one too.
+        "clone": lambda: [
+            _argument(0),
+            (_JUMP_ANY_BIT, 2, 0, _NEW_NAMESPACES),
+            (_JUMP_ANY_BIT, 0, 2, _CLONE_THREAD),
+            (_JUMP_ANY_BIT, 1, 0, _CLONE_FILES),
+            _return(_EPERM),
+            _return(_ALLOW),
+        ],
+        "close_range": lambda: [
+            _argument(2),
+            (_JUMP_ANY_BIT, 0, 1, _CLOSE_RANGE_UNSHARE),
+            _return(_EPERM),
+            _return(_ALLOW),
+        ],
         # One of datagrams could be bound to a name, and send to sockets that have one.
         "socketpair": lambda: [
             _argument(0),
@@ -155,14 +172,11 @@ def _rules(machine: Machine, *, namespaces: bool, signals: bool) -> dict[int, li
             _return(_ALLOW),
         ],
         # Typing into a terminal that the program happens to hold.
-        "ioctl": lambda: [
-            _argument(1),
-            (_JUMP_EQUAL, 1, 0, _TIOCSTI),
-            (_JUMP_EQUAL, 0, 1, _TIOCLINUX),
-            _return(_EPERM),
-            _return(_ALLOW),
-        ],
+        "ioctl": lambda: _all_but(1, _TIOCSTI, _TIOCLINUX),
     }
+    if not signals:  # by way of a file that sends one to its owner
+        checked["fcntl"] = lambda: _all_but(1, _F_SETOWN, _F_SETOWN_EX)
+        checked["ioctl"] = lambda: _all_but(1, _TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP)
     if not namespaces:
         for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
             checked[name] = lambda: _only(0)
@@ -177,6 +191,13 @@ def _only(*arguments: int) -> list[Instruction]:
     for index in reversed(range(len(arguments))):
         code = [_argument(index), (_JUMP_EQUAL, 1, 0, arguments[index]), _return(_EPERM), *code]
     return code
+
+
+def _all_but(index: int, *values: int) -> list[Instruction]:
+    """Refused where that argument is one of these."""
+    last = len(values) - 1
+    tests: list[Instruction] = [(_JUMP_EQUAL, last - place, place == last, value) for place, value in enumerate(values)]
+    return [_argument(index), *tests, _return(_EPERM), _return(_ALLOW)]
 
 
 def _return(value: int) -> Instruction:
