@@ -64,7 +64,7 @@ class FullEnclosure:
         self._machine = this_machine()
         self._executor: Executor
         if setup.native is None:
-            self._executor = PythonExecutor(self._machine, end_all_but_init, lambda: None)
+            self._executor = PythonExecutor(self._machine, end_all_but_init, None)
         else:
             self._executor = NativeExecutor(setup.native, all_hooks=bool(setup.preload))
         steps = isolation.enclose_server(plan_root(setup.readable, setup.packages), _own_uid())

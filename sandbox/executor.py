@@ -179,10 +179,13 @@ class PythonExecutor:
     """The same in Python, for machines without a compiler and for tiers without namespaces.
 
     `end_others` is called in init when a program has ended, and kills all that it started.
-    `server_died` is called in init when it gets SIGTERM.
+    `server_died` is called in init when it gets SIGTERM. None where the kernel ends a job with its server: programs
+    that share a pid namespace with their init reach it by each signal that it has a handler for.
     """
 
-    def __init__(self, machine: Machine, end_others: Callable[[], None], server_died: Callable[[], None]) -> None:
+    def __init__(
+        self, machine: Machine, end_others: Callable[[], None], server_died: Callable[[], None] | None
+    ) -> None:
         self._clone = machine.numbers["clone"]
         self._end_others = end_others
         self._server_died = server_died
@@ -196,7 +199,9 @@ class PythonExecutor:
         if fork.pid > 0:
             return fork.pid
         try:
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if self._server_died is not None:
+                signal.signal(signal.SIGTERM, self._on_sigterm)
             for place, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, place)
             failed = _run(init)
@@ -217,6 +222,7 @@ class PythonExecutor:
             child = os.fork()
             if child == 0:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 failed = _run(program)
                 if failed >= 0:
                     self._fail(ReportKind.PROGRAM_FAILED, failed, ctypes.get_errno())
@@ -240,6 +246,7 @@ class PythonExecutor:
                 self._end_others()
 
     def _on_sigterm(self, number: int, frame: object) -> None:
+        assert self._server_died is not None
         self._end_others()
         self._server_died()
         os._exit(0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from rlvr.sandbox import Limits, Program, Sandbox, Status, Tier
+from rlvr.sandbox import Limits, Program, Sandbox, Status, Tier, servers
 from rlvr.sandbox.box import HostFolder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,12 +45,77 @@ for change in (
 ):
     try: change(); print('changed')
     except PermissionError: pass
-os.setpriority(os.PRIO_PROCESS, 0, 1)
+os.nice(1)
 os.sched_setaffinity(0, os.sched_getaffinity(0))
 """
     with Sandbox(slots=1, only_tier=Tier.LANDLOCK) as landlock:
         result = landlock.run(Program(source))
     assert (result.status, result.stdout) == (Status.OK, b"")
+
+
+def test_a_process_whose_first_thread_has_ended_is_not_left_behind(each_tier: Sandbox) -> None:
+    source = """
+import ctypes, os, threading, time
+if os.fork() == 0:
+    os.setsid()
+    ctypes.CDLL(None).prctl(15, b'first-ended', 0, 0, 0)
+    threading.Thread(target=time.sleep, args=(30,)).start()
+    ctypes.CDLL(None).syscall(60, 0)
+time.sleep(0.2)
+"""
+    assert each_tier.run(Program(source)).status is Status.OK
+    assert [path for path in Path("/proc").glob("[0-9]*/comm") if _name(path) == "first-ended"] == []
+
+
+def _name(comm: Path) -> str:
+    try:
+        return comm.read_text().strip()
+    except OSError:  # it ended meanwhile
+        return ""
+
+
+def test_signals_to_init_change_nothing_where_it_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has handlers, and a program that could end its init would have no verdict instead of a wrong one."""
+    monkeypatch.setattr(servers, "native_helper", lambda: None)
+    source = """
+import os, time
+for number in range(1, 65):
+    try: os.kill(1, number)
+    except OSError: pass
+time.sleep(0.02)
+try: os.kill(os.getpid(), 2); time.sleep(1)
+except KeyboardInterrupt: print('lives')
+"""
+    with Sandbox(slots=1, only_tier=Tier.FULL) as in_python:
+        results = in_python.run_tests(Program(source), [b"", b""])
+    assert [(result.status, result.stdout) for result in results] == [(Status.OK, b"lives\n")] * 2
+
+
+def test_where_nothing_else_confines_signals_no_file_sends_one() -> None:
+    """A file may send a signal of one's choice to its owner, which may be any process of the same user."""
+    source = """
+import array, fcntl, os
+from rlvr.sandbox.seccomp import build_filter
+from rlvr.sandbox.syscalls import call, this_machine
+machine, parent = this_machine(), os.getppid()
+call(machine, "prctl", 38, 1, 0, 0, 0)
+filter = build_filter(machine, namespaces=False, signals=False)
+call(machine, "seccomp", 1, 0, filter.address)
+file, _ = os.pipe()
+for own in (
+    lambda: os.kill(parent, 0), lambda: fcntl.fcntl(file, fcntl.F_SETOWN, parent),
+    lambda: fcntl.fcntl(file, 15, bytes(4) + parent.to_bytes(4, "little")),
+    lambda: fcntl.ioctl(file, 0x8901, array.array("i", [parent])),
+    lambda: fcntl.ioctl(file, 0x8902, array.array("i", [parent])),
+    lambda: fcntl.ioctl(file, 0x5412, b"x"), lambda: fcntl.ioctl(file, 0x541C, b"x"),
+):
+    try: own(); print("ESCAPED")
+    except PermissionError: pass
+    except OSError as error: print("ESCAPED", error)
+print(fcntl.ioctl(file, 0x541B, array.array("i", [0])), fcntl.fcntl(file, fcntl.F_GETFD))
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0 1\n"
 
 
 def test_a_folder_on_disk_goes_however_deep_it_is() -> None:
