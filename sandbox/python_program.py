@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import threading
+from _sitebuiltins import Quitter, _Helper
 from types import ModuleType, TracebackType
 from typing import NoReturn
 
@@ -31,6 +32,10 @@ class FreshInterpreter:
         # Kept, for to take them apart would cost each program more than all else at its start.
         self._hidden = [sys.modules.pop(name) for name in ours]
         sys.modules["__main__"] = self.main
+        # What `site` adds to an interpreter, which the server does without: it would read path files.
+        for name in ("exit", "quit"):
+            setattr(builtins, name, Quitter(name, "Ctrl-D (i.e. EOF)"))
+        builtins.help = _Helper()
         sys.argv = [SOURCE_NAME]
         sys.orig_argv = ["python", SOURCE_NAME]
         sys.path.insert(0, folder)

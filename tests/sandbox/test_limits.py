@@ -170,6 +170,8 @@ def test_ends_of_a_programs_own(each_tier: Sandbox) -> None:
     assert run(each_tier, "pass").exit_code == 0
     wrong = run(each_tier, "import sys; sys.exit(7)")
     assert (wrong.status, wrong.exit_code, wrong.signal) == (Status.WRONG_EXIT, 7, None)
+    for call in ("exit(7)", "quit(7)"):  # which a started interpreter has, and an imported module need not
+        assert run(each_tier, call).exit_code == 7
     crash = run(each_tier, "import os; os.abort()")
     assert (crash.status, crash.exit_code, crash.signal) == (Status.KILLED, None, signal.SIGABRT)
     own = run(each_tier, "import os; os.kill(os.getpid(), 9)")
