@@ -11,7 +11,7 @@ from rlvr.rewards.math.intervals import as_interval
 from rlvr.rewards.math.latex import compact
 
 _MAX_NAME = 40
-_MEMBER = re.compile(r"^([a-zA-Z](?:_\w|_\{\w+\})?)\s*\\in(?![a-z])\s*(.+)$")
+_MEMBER = re.compile(r"^([a-zA-Z](?:_\w|_\{\w+\})?(?:\([a-z]\))?)\s*\\in(?![a-z])\s*(.+)$")
 _POINT = re.compile(r"^([ABD-Z]'?)\s*(\((?=[^()]*\d)[^()]*,[^()]*\))$")
 _INVERSE = re.compile(r"(?<=^[a-zA-Z])\^\{-1\}")
 _NO_NAME = re.compile(

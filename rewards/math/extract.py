@@ -89,6 +89,7 @@ _LISTED = re.compile(r"\s*(?:,\s*)?(?:(and|or)\s+)?", re.IGNORECASE)
 _WORD = re.compile("[A-Za-zÀ-ſ]{2,}|[\u0400-\u1cff\u3040-\ud7ff]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 _SAYS = re.compile(r"(?i)\b(?:is|are|equals?|be|(?:lies|is|are) in)\s+(?:equal to\s+)?(?=\S)")
+_UNIT_BEHIND = re.compile(r"[)$]*\s+((?:(?:square|cubic)\s+)?[A-Za-z]{3,}(?:\s+per\s+[a-z]+)?|[cdkm][mg]|ft|lb|oz)\b")
 _LEAD_IN = re.compile(r"(?i)^(?:so|thus|hence|therefore|then),?\s+(?:that\s+|we\s+(?:get|have)\s+)?")
 _RELATION = re.compile(r"[<>≤≥∈]")
 _ARITHMETIC = re.compile(r"\d%?\s*[-–+x×*/]\s*[\d(.].*=")
@@ -237,11 +238,11 @@ def _reading(text: str) -> str | None:
 
 
 def _expression(text: str) -> str | None:
-    """A text without words, or what stands before a unit; None for any other."""
+    """A text without words, or with none but a unit; None for any other."""
     if not _is_wordy(text):
         return text
     before, _, unit = text.rstrip(".").rpartition(" ")
-    return before if before and read_unit(unit).measures and not _is_wordy(before) else None
+    return _with_unit(before, unit) if before and read_unit(unit).measures and not _is_wordy(before) else None
 
 
 def _said(text: str) -> str | None:
@@ -271,7 +272,13 @@ def _last_value(text: str) -> str | None:
     values = _listed_values(text)
     if not values or _DENIED.search(text[: values[0].start]) or _DENIED_BEHIND.match(text, values[-1].end):
         return None
+    if len(values) == 1 and (unit := _UNIT_BEHIND.match(text, values[0].end)) and read_unit(unit[1]).measures:
+        return _with_unit(values[0].text, unit[1])
     return ", ".join(value.text for value in values)
+
+
+def _with_unit(value: str, unit: str) -> str:
+    return rf"{value}\text{{ {unit}}}"
 
 
 def _listed_values(text: str) -> list[_Value]:

@@ -25,7 +25,7 @@ _SET_BUILDER = re.compile(r"^\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*
 _WITHOUT_POINTS = re.compile(r"^\\mathbb\s*\{?R\}?\s*\\setminus\s*\\\{([^{}]+)\\\}$")
 _OUTWARD = re.compile(r"^(?P<from>[\[\]])(?P<bounds>[^\[\]]+)(?P<to>[\[\]])$")
 _INTERVAL = re.compile(r"^([(\[])([^()\[\],]*),([^()\[\],]*)([)\]])$")
-_MEMBER = re.compile(r"^([a-zA-Z](?:_\w|_\{\w+\})?)\s*\\in\s*(.+)$")
+_MEMBER = re.compile(r"^([a-zA-Z](?:_\w|_\{\w+\})?(?:\([a-z]\))?)\s*\\in\s*(.+)$")
 
 
 def as_interval(text: str) -> tuple[str | None, str] | None:

@@ -40,7 +40,7 @@ _INDEX = r"(?:\{(\d+)\}|(\d))"
 _TOP_OR_BOTTOM = r"(?:\{(\d*[a-z]?(?:[+-]\d)?)\}|([\da-z]))"
 _SPACES = re.compile(r"(?<!\\)\\(?:(?:quad|qquad|enspace)(?![a-zA-Z])|[,;: ])|~|\s+")
 _REMOVED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|!)(?![a-zA-Z])|\\\$|\$|(?<!\\)\\[\[\]()]|"
+    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|large|Large|LARGE|huge|Huge|limits|!)(?![a-zA-Z])|\\\$|\$|(?<!\\)\\[\[\]()]|"
     r"\\(?:checkmark|blacksquare|square|Box|qed)(?![a-zA-Z])\s*$"
 )
 _COMMANDS_RENAMED = [
@@ -84,6 +84,7 @@ _COMMANDS_RENAMED = [
         (r"\\text\s*\{\s*(sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan|lcm|gcd)\s*\}", r"\\\1 "),
         (r"\\text\s*\{\s*,?\s*(and|or|to)\s*\}", r" \1 "),
         (r"(?<=[\d)}])\s*\\text\s*\{\s*(?:et|ou|und|oder|y|o|e|и|или)\s*\}(?=\s*[\d(\\-])", " and "),
+        (r"^\\text\s*\{\s*(?:[Tt]he\s+)?(?:[Ff]inal\s+)?[Aa]nswer\s*(?:is|:|=)\s*(?!not\b)([^{}]+)\}$", r"\\text{\1}"),
         (r"\\text\s*\{\s*(-?[\d.,/]+|\\infty)\s*\}", r"\1"),
         (r"^\\text\s*\{\s*(-?[\d.,/]+\s+(?:and|or|to)\s+-?[\d.,/]+|[a-zA-Z]\s*=\s*-?[\d.,/]+)\s*\}$", r"\1"),
         (r"^\\text\s*\{\s*(-?[\d.,/]+)\s+([^{}]*\})$", r"\1\\text{ \2"),
@@ -112,6 +113,7 @@ _COMMANDS_RENAMED = [
 _SIGNS_RENAMED = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
+        (r"^(?:\\text\s*\{)?\s*([Yy]es|[Nn]o)[,;]\s+(?:because|since|as|it|there|the|this|they)\b.*$", r"\1"),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
         (r"!=", r"\\ne "),

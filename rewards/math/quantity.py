@@ -20,8 +20,9 @@ _PERCENT = {"percent", "pct", "percentage"}
 _NO_UNIT = {
     *("or", "and", "not", "to", "than", "more", "less", "if", "mod", "maybe", "perhaps", "possibly", "least", "most"),
     *("wrong", "incorrect", "false", "no", "when", "where", "for", "with", "is", "plus", "minus", "times", "am", "pm"),
-    *("other", "factorial", "base", "bits"),
+    *("other", "factorial", "base", "bits", "choose"),
 }
+_WORD = re.compile("[a-z]+")
 _POWERS = (["squared"], ["cubed"])  # of the number itself, where no unit stands between
 _SYMBOLS = "mghsLNJWV"  # units of one letter, where they stand apart from the number; `5 n` is a product
 _JOINED_TEXTS = re.compile(r"\}\s*(/|\\cdot)\s*\\text\s*\{")
@@ -154,7 +155,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _unless_qualified(text: str, body: str, words: str) -> tuple[str, str]:
-    plain = words.lower().replace(".", "").split()
+    plain = _WORD.findall(words.lower())
     if not _NO_UNIT.isdisjoint(plain) or plain[:1] in _POWERS:
         return text, ""
     return body.strip(), words.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rlvr.rewards.math import MathVerifier
 from rlvr.rewards.math.extract import Source, final_answer, reference_answer
 
 
@@ -34,10 +35,10 @@ from rlvr.rewards.math.extract import Source, final_answer, reference_answer
         ("**Final Answer:** 73", "73", Source.ANSWER_LINE),
         ("**Final Answer**\n\n73", "73", Source.ANSWER_LINE),
         ("The answer is not 7.", "not 7.", Source.ANSWER_LINE),
-        ("First 3, then 18 dollars remain.", "18", Source.LAST_VALUE),
+        ("First 3, then 18 dollars remain.", r"18\text{ dollars}", Source.LAST_VALUE),
         ("She spends $5 and $7, in all $12.", "$12", Source.LAST_VALUE),
         ("It weighs 1,000.99m²", "1,000.99", Source.LAST_VALUE),
-        ("That leaves -0.5, and so 7 3/4 cups", "7 3/4", Source.LAST_VALUE),
+        ("That leaves -0.5, and so 7 3/4 cups", r"7 3/4\text{ cups}", Source.LAST_VALUE),
         ("The roots are $1$, $2$ and $3$.", "1, 2, 3", Source.LAST_VALUE),
         ("The point is (3, 4).", "(3, 4)", Source.LAST_VALUE),
         ("The answer is 8, not 7.", "8", Source.ANSWER_LINE),
@@ -67,6 +68,10 @@ from rlvr.rewards.math.extract import Source, final_answer, reference_answer
         ("Answer: 15n for every integer n", "15n", Source.ANSWER_LINE),
         ("So x > 2.", "x > 2", Source.LAST_VALUE),
         ("Thus we get 1 < x ≤ 3.", "1 < x ≤ 3", Source.LAST_VALUE),
+        ("5 inches", r"5\text{ inches}", Source.LAST_VALUE),
+        ("It takes him 5 seconds to run there.", r"5\text{ seconds}", Source.LAST_VALUE),
+        ("There are 18 in total, and 12 in a box.", "12", Source.LAST_VALUE),
+        ("He has 5 apples.", "5", Source.LAST_VALUE),
         ("Is it 12?", "Is it 12?", Source.LAST_VALUE),
         ("So he has 12. Shall we go on?", "12", Source.LAST_VALUE),
         ("No: 12 does not satisfy the equation.", "No: 12 does not satisfy the equation.", Source.LAST_VALUE),
@@ -81,7 +86,7 @@ from rlvr.rewards.math.extract import Source, final_answer, reference_answer
         ("The value cannot be 5.", "The value cannot be 5.", Source.LAST_VALUE),
         ("So in all it is 7 * 200 = 1400", "1400", Source.LAST_VALUE),
         ("The answer is 5 (see step 4).", "5", Source.ANSWER_LINE),
-        ("The answer is π/3 radians.", "π/3", Source.ANSWER_LINE),
+        ("The answer is π/3 radians.", r"π/3\text{ radians}", Source.ANSWER_LINE),
         (
             r"\begin{align*} x &= 2 \\ &= 3 \end{align*}",
             r"\begin{align*} x &= 2 \\ &= 3 \end{align*}",
@@ -147,3 +152,22 @@ def test_reference_answer(answer: str | float, text: str) -> None:
 def test_a_reference_of_another_type_is_refused(answer: object) -> None:
     with pytest.raises(TypeError, match="expected a string or a number"):
         reference_answer(answer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "value"),
+    [
+        ("5 inches", r"5\text{ cm}", 0.0),
+        ("It takes 5 seconds.", r"5\text{ minutes}", 0.0),
+        ("It takes 300 seconds.", r"5\text{ minutes}", 1.0),
+        ("It takes 5 minutes.", "5", 1.0),
+        ("The answer is π/3 radians.", r"\frac{\pi}{3}", 1.0),
+        ("The answer is π/3 radians.", r"60^\circ", 1.0),
+        ("Sorry, I cannot answer question 12.", "12", 0.0),
+        ("Answer: 12 (or 13)", "12", 0.0),
+        (r"The probability is $\frac{3}{4}$, or 75%.", r"\frac{3}{4}", 1.0),
+        (r"The probability is $\frac{3}{4}$, or 57%.", r"\frac{3}{4}", 0.0),
+    ],
+)
+def test_what_is_found_is_compared_as_it_was_said(completion: str, reference: str, value: float) -> None:
+    assert MathVerifier(workers=1).score_blocking(completion, reference).value == value
