@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import permutations
 
 from rlvr.rewards.math.claims import follows_order, is_equation, names_clash, read_claim, sides_of
 from rlvr.rewards.math.compounds import (
@@ -31,6 +32,9 @@ _RESTATED = re.compile(r"^([^()]+?)\s*\(\s*or(?:\s+equivalently,?)?\s+([^()]+)\)
 _ZEROS_AHEAD = re.compile(r",0\d")
 _CONSTANT = re.compile(r"(?<=\S)\s*\+\s*(?:[CcK]|C_[01]|\\text\s*\{\s*(?:C|const(?:ant)?\.?)\s*\})$")
 _VARIABLE = re.compile(r"(?<![a-zA-Z\\])[a-df-hj-zA-Z](?![a-zA-Z])")
+_SOLUTION = re.compile(r"^[yxu](?:\([a-z]\))?\s*=")
+_FREE_CONSTANT = re.compile(r"(?<![a-zA-Z\\])(?:C(?:_\d)?|c_\d)")
+_ANY_CONSTANT = re.compile(r"(?<![a-zA-Z\\])(?:[Cc]_\d|[ABCKck](?!_))")
 _UNORDERED = {Kind.UNION, Kind.SET, Kind.CASES}
 
 
@@ -38,7 +42,7 @@ def same(reference: str, answer: str, leaf: Leaf) -> bool | None:
     """Whether two normalised answers say the same; None where the leaves could not tell."""
     if compact(reference) == compact(answer):
         return True
-    if restated := _RESTATED.match(answer):  # 0.5 (or 1/2)
+    if "or" in answer and (restated := _RESTATED.match(answer)):  # 0.5 (or 1/2)
         return _every(same(reference, said, leaf) for said in restated.groups())
     verdict = same_notation(reference, answer, lambda left, right: same(left, right, leaf))
     if verdict is not None:
@@ -88,10 +92,19 @@ def _same_list_and_compound(left: list[str], right: list[str], leaf: Leaf) -> bo
 
 
 def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
+    constants_differ: bool | None = False
     if _CONSTANT.search(reference):  # of integration, which has no fixed name
-        if (verdict := _same_antiderivative(reference, answer, leaf)) is not None:
-            return verdict
+        constants_differ = _same_antiderivative(reference, answer, leaf)
         answer = _CONSTANT.sub("+C", answer)
+    verdict = _same_claim(reference, answer, leaf)
+    if verdict is True or constants_differ:
+        return True
+    renamed = _with_constants_renamed(reference, answer)
+    verdicts = [verdict, constants_differ, *(_same_claim(reference, text, leaf) for text in renamed)]
+    return True if True in verdicts else None if None in verdicts else False
+
+
+def _same_claim(reference: str, answer: str, leaf: Leaf) -> bool | None:
     left, right = read_claim(reference), read_claim(answer)
     equations = is_equation(left), is_equation(right)
     if left.name and right.name and names_clash(left, right):
@@ -108,16 +121,31 @@ def _same_item(reference: str, answer: str, leaf: Leaf) -> bool | None:
     return verdict
 
 
+def _with_constants_renamed(reference: str, answer: str) -> list[str]:
+    """The answer with its free constants under the reference's names: `y = Ae^x` solves what `y = Ce^x` does."""
+    if not _SOLUTION.match(reference):
+        return []
+    ours = sorted(set(_FREE_CONSTANT.findall(reference)))
+    theirs = sorted(set(_ANY_CONSTANT.findall(answer)) if ours else [])
+    if not 1 <= len(ours) == len(theirs) <= 2 or not _SOLUTION.match(answer):
+        return []
+    return [_renamed(answer, dict(zip(theirs, order, strict=True))) for order in permutations(ours)]
+
+
+def _renamed(answer: str, names: dict[str, str]) -> str:
+    return _ANY_CONSTANT.sub(lambda match: f"{names[match.group()]} ", answer)
+
+
 def _same_antiderivative(reference: str, answer: str, leaf: Leaf) -> bool | None:
-    """Whether F(x) + C and G(x) + C differ by a constant: F(x) - F(z) is G(x) - G(z). None where it is not seen."""
+    """Whether F(x) + C and G(x) + C differ by a constant: F(x) - F(z) is G(x) - G(z). None where it cannot be told."""
     if not _CONSTANT.search(answer):
-        return None
+        return False
     bodies = [read_claim(_CONSTANT.sub("", side)).value for side in (reference, answer)]
     names = [set(_VARIABLE.findall(body)) for body in bodies]
     if any("=" in body for body in bodies) or names[0] != names[1] or len(names[0]) != 1 or "z" in names[0]:
-        return None
+        return False
     steps = [f"({body})-({_VARIABLE.sub('z', body)})" for body in bodies]
-    return leaf(*steps) or None
+    return leaf(*steps)
 
 
 def _same_unnamed(reference: str, answer: str, leaf: Leaf) -> bool | None:

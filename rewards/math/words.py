@@ -88,6 +88,8 @@ def symbol_for(text: str) -> str:
 def _counted(words: str) -> str | None:
     """`5\\text{ books}` for "five books"; None for any words behind the number but one or two of things."""
     pieces = words.split()
+    if pieces and pieces[0].partition("-")[0] not in _SMALL:
+        return None
     for number in range(len(pieces) - 1, 0, -1):
         if (value := _number_in_words(" ".join(pieces[:number]))) is not None:
             things = pieces[number:]
