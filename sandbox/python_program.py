@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import sys
+import tempfile
 import threading
 from _sitebuiltins import Quitter, _Helper
 from types import ModuleType, TracebackType
@@ -41,6 +42,7 @@ class FreshInterpreter:
         sys.path.insert(0, folder)
         if folder != HOME:
             os.environ.update(HOME=folder, TMPDIR=folder)
+            tempfile.tempdir = None  # the server has looked for one, which is the machine's
         # Not the server's: theirs have looked at what the descriptors were then.
         sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
         sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]

@@ -52,6 +52,11 @@ def test_files_lie_beside_the_program_and_results_are_collected(each_tier: Sandb
     assert (result.status, result.files) == (Status.OK, {"out/result.bin": b"abcabc"})
 
 
+def test_temporary_files_lie_in_its_folder(each_tier: Sandbox) -> None:
+    source = "import os, tempfile\nprint(os.path.dirname(tempfile.NamedTemporaryFile().name) == os.getcwd())"
+    assert each_tier.run(Program(source)).stdout == b"True\n"
+
+
 def test_only_regular_files_of_its_own_are_collected(each_tier: Sandbox) -> None:
     source = (
         "import os\n"
