@@ -59,7 +59,7 @@ DENIED = {
 # Where the machine's files and processes are in sight, what Landlock does not confine.
 DENIED_IN_SIGHT = (
     "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr "
-    "lremovexattr fremovexattr removexattrat"
+    "lremovexattr fremovexattr removexattrat utime utimes futimesat"
 )
 SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal"
 
@@ -91,8 +91,8 @@ class Filter:
 def build_filter(machine: Machine, *, namespaces: bool = True, signals: bool = True) -> Filter:
     """The filter for one machine.
 
-    Without `namespaces` it also refuses to change the rights of files, and the priority of other processes; without
-    `signals` to send any, where nothing else confines them.
+    Without `namespaces` it also refuses to change the rights and times of files, and the priority of other processes;
+    without `signals` to send any, where nothing else confines them.
     """
     rules = _rules(machine, namespaces=namespaces, signals=signals)
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(machine, rules))
@@ -180,6 +180,12 @@ def _rules(machine: Machine, *, namespaces: bool, signals: bool) -> dict[int, li
     if not namespaces:
         for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
             checked[name] = lambda: _only(0)
+        # The times of an open file alone, whose path is a null pointer: Landlock let it be opened.
+        checked["utimensat"] = lambda: [
+            *(_argument(1), (_JUMP_EQUAL, 1, 0, 0), _return(_EPERM)),
+            *(_high_half(1), (_JUMP_EQUAL, 1, 0, 0), _return(_EPERM)),
+            _return(_ALLOW),
+        ]
         checked["setpriority"] = lambda: _only(_PRIO_PROCESS, 0)
         checked["ioprio_set"] = lambda: _only(_IOPRIO_WHO_PROCESS, 0)
     return rules | {machine.numbers[name]: rule() for name, rule in checked.items()}
@@ -206,6 +212,10 @@ def _return(value: int) -> Instruction:
 
 def _argument(index: int) -> Instruction:
     return (_LOAD, 0, 0, _ARGS_OFFSET + 8 * index)  # its low half: both machines are little-endian
+
+
+def _high_half(index: int) -> Instruction:
+    return (_LOAD, 0, 0, _ARGS_OFFSET + 8 * index + 4)
 
 
 def _merged(starts: list[tuple[int, list[Instruction]]]) -> list[tuple[int, list[Instruction]]]:

@@ -47,6 +47,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "fsmount": (432, 432),
     "fsopen": (430, 430),
     "fspick": (433, 433),
+    "futimesat": (261, None),
     "get_mempolicy": (239, 236),
     "init_module": (175, 105),
     "io_uring_enter": (426, 426),
@@ -144,6 +145,9 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
+    "utime": (132, None),
+    "utimensat": (280, 88),
+    "utimes": (235, None),
     "vhangup": (153, 58),
     "write": (1, 64),
 }

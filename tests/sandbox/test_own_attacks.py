@@ -40,11 +40,14 @@ import os
 open('own', 'w').close()
 for change in (
     lambda: os.chmod('own', 0), lambda: os.setxattr('own', 'user.a', b'1'), lambda: os.chown('own', -1, -1),
+    lambda: os.utime('own'), lambda: os.utime('/', (1, 1)),
     lambda: os.sched_setaffinity(os.getppid(), {0}), lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 5),
     lambda: os.setpriority(os.PRIO_USER, 0, 5), lambda: os.sched_setscheduler(os.getppid(), 3, os.sched_param(0)),
 ):
     try: change(); print('changed')
     except PermissionError: pass
+with open('own', 'r+') as own: os.utime(own.fileno(), (1, 1))
+if os.stat('own').st_mtime != 1: print('an open file keeps its times')
 os.nice(1)
 os.sched_setaffinity(0, os.sched_getaffinity(0))
 """
