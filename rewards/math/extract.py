@@ -71,7 +71,7 @@ _CHOSEN = re.compile(
 )
 _DENIED = re.compile(
     r"(?i)(?:\b(?:not|cannot|neither|nor|never)|n['’]t)\s+(?:[a-z]+\s+)?[$(]*$|"
-    r"\b(?:cannot|can['’]t|could(?:n['’]t| not)|unable to)\s+(?:answer|solve|find|determine)\b[^.!?\n]*$|"
+    r"\b(?:cannot|can['’]t|could(?:n['’]t| not)|unable to)\s+(?:answer|solve|find|determine)\b[^.!?,;\n]*$|"
     r"\b(?:suppose|assume|let|try)\s+(?:that\s+)?(?:[a-z]\s*(?:=|is|be)\s*)?[$(]*$|"
     r"(?:\b(?:no es|não é|non è|n['’]est pas|nicht|не)|不[是为])\s*[$(]*$"
 )
@@ -79,7 +79,9 @@ _DENIED_BEHIND = re.compile(
     r"(?i)[)$]*\s*(?:(?:is|was|are)(?:n['’]t|\s+(?:not|wrong|incorrect|false))\b|(?:does|do|did)(?:n['’]t|\s+not)\b|"
     r"(?:cannot|can['’]t|fails)\b|[^.!?\n]*\?|(?:では|じゃ|で)な|[이가은는]?\s*아니)"
 )
-_BOUND = re.compile(r"(?i)\b(?:at (?:least|most)|(?:more|less|greater|larger|smaller|fewer) than|between)\s+[$(]*$")
+_BOUND = re.compile(
+    r"(?i)\b(?:at (?:least|most)|(?:more|less|greater|larger|smaller|fewer) than|between|from \S+ to)\s+[$(]*$"
+)
 _NUMBERED = re.compile(
     r"(?i)\b(?:step|problem|equation|figure|exercise|theorem|lemma|example|case|method|attempt)\s+[#(]?$"
 )
@@ -90,6 +92,7 @@ _WORD = re.compile("[A-Za-zÀ-ſ]{2,}|[\u0400-\u1cff\u3040-\ud7ff]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 _SAYS = re.compile(r"(?i)\b(?:is|are|equals?|be|(?:lies|is|are) in)\s+(?:equal to\s+)?(?=\S)")
 _UNIT_BEHIND = re.compile(r"[)$]*\s+((?:(?:square|cubic)\s+)?[A-Za-z]{3,}(?:\s+per\s+[a-z]+)?|[cdkm][mg]|ft|lb|oz)\b")
+_LARGER_AMOUNT = re.compile(r"\d+\s+([A-Za-z]{2,}),?\s+(?:and\s+)?$")
 _LEAD_IN = re.compile(r"(?i)^(?:so|thus|hence|therefore|then),?\s+(?:that\s+|we\s+(?:get|have)\s+)?")
 _RELATION = re.compile(r"[<>≤≥∈]")
 _ARITHMETIC = re.compile(r"\d%?\s*[-–+x×*/]\s*[\d(.].*=")
@@ -273,6 +276,9 @@ def _last_value(text: str) -> str | None:
     if not values or _DENIED.search(text[: values[0].start]) or _DENIED_BEHIND.match(text, values[-1].end):
         return None
     if len(values) == 1 and (unit := _UNIT_BEHIND.match(text, values[0].end)) and read_unit(unit[1]).measures:
+        larger = _LARGER_AMOUNT.search(text, max(0, values[0].start - _SHORT_CHARACTERS), values[0].start)
+        if larger and read_unit(larger[1]).measures == read_unit(unit[1]).measures:
+            return text[larger.start() : unit.end()]  # 2 hours and 30 minutes
         return _with_unit(values[0].text, unit[1])
     return ", ".join(value.text for value in values)
 

@@ -178,7 +178,7 @@ def _same_in_base(reference: str, answer: str) -> bool | None:
         return None
     if left is None or right is None:
         if right is not None:  # a number is in base ten, where nothing else is said
-            return right[2] == "10" and right[1].lstrip("0") == reference
+            return _BASE_WORDS.get(right[2].lower(), right[2]) == "10" and right[1].lstrip("0") == reference
         return left is not None and left[1].lstrip("0") == answer
     digits = [match[1].upper().lstrip("0") for match in (left, right)]
     bases = [_BASE_WORDS.get(match[2].lower(), match[2]) for match in (left, right)]
