@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,16 +45,16 @@ def run(
 
     Exit code 0: the status is ok; 1: it is another; 2: it cannot be run; 3: the sandbox failed.
     """
-    limits = Limits(
-        wall_s=wall_s,
-        cpu_s=cpu_s,
-        memory_bytes=round(memory_mib * MIB),
-        output_bytes=round(output_mib * MIB),
-        disk_bytes=round(disk_mib * MIB),
-        processes=processes,
-    )
     try:
-        program = Program(file.read_text(encoding="utf-8"), language or _language_of(file))
+        limits = Limits(
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            memory_bytes=_bytes("--memory-mib", memory_mib),
+            output_bytes=_bytes("--output-mib", output_mib),
+            disk_bytes=_bytes("--disk-mib", disk_mib),
+            processes=processes,
+        )
+        program = Program(_source(file), language or _language_of(file))
         with Sandbox(slots=1, preload=tuple(preload or ()), minimum_tier=tier) as sandbox:
             result = sandbox.run(program, stdin=_input(stdin), limits=limits)
     except (ValueError, OSError, SandboxUnavailable) as error:
@@ -61,6 +62,19 @@ def run(
         sys.exit(2)
     _tell(result)
     sys.exit({Status.OK: 0, Status.SANDBOX_ERROR: _FAILURE_OF_OURS}.get(result.status, 1))
+
+
+def _bytes(option: str, mib: float) -> int:
+    if not math.isfinite(mib):
+        raise ValueError(f"{option} {mib}: expected a number of MiB")
+    return round(mib * MIB)
+
+
+def _source(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a text in UTF-8, from byte {error.start} on") from None
 
 
 def _language_of(file: Path) -> str:

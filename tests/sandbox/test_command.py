@@ -52,6 +52,7 @@ def test_limits_are_options(tmp_path: Path) -> None:
         ("program.cob", (), "name one with --language"),
         ("program.py", ("--language", "cobol"), "unknown language 'cobol'"),
         ("program.py", ("--wall-s", "0"), "wall_s must be above 0"),
+        ("program.py", ("--memory-mib", "inf"), "--memory-mib inf: expected a number of MiB"),
     ],
 )
 def test_what_cannot_be_is_an_error_with_a_reason(
@@ -60,6 +61,12 @@ def test_what_cannot_be_is_an_error_with_a_reason(
     (tmp_path / name).write_text("")
     done = rlvr_sandbox("run", tmp_path / name, *options)
     assert done.exit_code == 2 and message in done.stderr
+
+
+def test_a_source_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_bytes(b"print('\xff')")
+    done = rlvr_sandbox("run", tmp_path / "program.py")
+    assert done.exit_code == 2 and f"{tmp_path / 'program.py'}: not a text in UTF-8, from byte 7 on" in done.stderr
 
 
 def test_doctor_finds_this_machine_well() -> None:
