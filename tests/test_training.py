@@ -67,7 +67,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short demo from the command line, and what it printed."""
     run = tmp_path_factory.mktemp("demo") / "run"
     done = subprocess.run(
-        [*RLVR, "demo", f"run_dir={run}", "steps=18", "evaluation.every_steps=0"],
+        [*RLVR, "demo", f"run_dir={run}", "steps=24", "evaluation.every_steps=0"],
         capture_output=True,
         text=True,
         timeout=400,
@@ -81,10 +81,10 @@ def test_the_demo_trains_asynchronously_and_says_so(demo_run: tuple[Path, str]) 
     run, printed = demo_run
     before, after = (line["evaluation/pass@1"] for line in _lines(run) if "evaluation/pass@1" in line)
     assert f"held-out accuracy {before:.2f} -> {after:.2f}" in printed
-    assert after > before
+    assert after > before + 0.1
     assert str((run / "report.html").resolve()) in printed
     steps = _steps(run)
-    assert [line["policy/version"] for line in steps] == list(range(1, 19))
+    assert [line["policy/version"] for line in steps] == list(range(1, 25))
     # Of some 600 sampled answers each, which chance moves less than the greedy answers to 256 problems.
     assert fmean(line["reward/mean"] for line in steps[-4:]) > fmean(line["reward/mean"] for line in steps[:4]) + 0.08
     assert max(line["staleness/max"] for line in steps) >= 1
@@ -157,10 +157,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = _steps(run)
-    assert [line["step"] for line in steps] == list(range(1, 19))
+    assert [line["step"] for line in steps] == list(range(1, 25))
     # Of some 600 sampled answers each, which chance moves less than the greedy answers to 256 problems.
     assert fmean(line["reward/mean"] for line in steps[-4:]) > fmean(line["reward/mean"] for line in steps[:4]) + 0.08
-    assert [line["policy/version"] for line in steps] == list(range(1, 19))
+    assert [line["policy/version"] for line in steps] == list(range(1, 25))
     # Of some 600 sampled answers each, which chance moves less than the greedy answers to 256 problems.
     assert fmean(line["reward/mean"] for line in steps[-4:]) > fmean(line["reward/mean"] for line in steps[:4]) + 0.08
     _assert_books_balance(run)
