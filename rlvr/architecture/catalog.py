@@ -95,6 +95,8 @@ def _from_files(name: str, config: Path, card: Path) -> Model:
         values = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UnknownArchitecture(f"{config} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UnknownArchitecture(f"{config} holds no settings: expected an object, found a {type(values).__name__}")
     return Model(name, read_architecture(values, str(config)), _licence_of(card))
 
 

@@ -29,6 +29,7 @@ from rlvr.architecture.reading import Settings
 
 _VISION = "vision tower and projector"
 _NEXT_TOKENS = "multi-token prediction module"
+_WIDE_HEAD = 128  # of Qwen3 and Llama 4, whatever their hidden size is
 
 
 def read_architecture(config: Mapping[str, object], where: str) -> Architecture:
@@ -68,7 +69,7 @@ def _tied(whole: Settings, text: Settings, family: str) -> bool:
 def _architecture(settings: Settings, family: str, *, tied: bool, left_out: Sequence[str] = ()) -> Architecture:
     one_of_each: dict[Layer, Layer] = {}
     layers = tuple(one_of_each.setdefault(layer, layer) for layer in _LAYERS[family](settings))
-    next_tokens = settings.integer_or("num_nextn_predict_layers", 0) or settings.integer_or("num_mtp_layers", 0)
+    next_tokens = any(settings.integer_or(key, 0, least=0) for key in ("num_nextn_predict_layers", "num_mtp_layers"))
     return Architecture(
         family=family,
         hidden=settings.integer("hidden_size"),
@@ -118,7 +119,9 @@ def _qwen3(settings: Settings) -> list[Layer]:
     bias = settings.flag("attention_bias", False)
     return [
         Layer(
-            _grouped(settings, qk_norm=QKNorm.RMS, input_bias=bias, output_bias=bias, window=window),
+            _grouped(
+                settings, qk_norm=QKNorm.RMS, input_bias=bias, output_bias=bias, window=window, head_width=_WIDE_HEAD
+            ),
             _dense(settings),
         )
         for window in _qwen_windows(settings)
@@ -153,7 +156,7 @@ def _glm4_moe(settings: Settings) -> list[Layer]:
         input_bias=settings.flag("attention_bias", False),
         partly_rotary=True,
     )
-    mlps = _dense_then_experts(settings, settings.integer_or("first_k_dense_replace", 1))
+    mlps = _dense_then_experts(settings, settings.integer_or("first_k_dense_replace", 1, least=0))
     return [Layer(attention, mlp) for mlp in mlps]
 
 
@@ -162,6 +165,8 @@ def _llama4(settings: Settings) -> list[Layer]:
     bias = settings.flag("attention_bias", False)
     interval = settings.integer_or("no_rope_layer_interval", 4)
     rotary = settings.integers("no_rope_layers") or [int((number + 1) % interval != 0) for number in range(depth)]
+    if len(rotary) != depth:
+        raise _other_depth(settings, "no_rope_layers", len(rotary), depth)
     chunk = settings.integer_or_null("attention_chunk_size", absent=8192)
     default_types = ["chunked_attention" if uses else "full_attention" for uses in rotary]
     types = _of_each_layer(settings, "layer_types", depth) or default_types
@@ -186,6 +191,7 @@ def _llama4(settings: Settings) -> list[Layer]:
             input_bias=bias,
             output_bias=bias,
             window=_window(settings, types[number], chunk),
+            head_width=_WIDE_HEAD,
         )
 
     return [
@@ -203,7 +209,8 @@ def _llama4(settings: Settings) -> list[Layer]:
 def _deepseek_v3(settings: Settings) -> list[Layer]:
     settings.refuse_unless("moe_layer_freq", 1)
     attention = _latent(settings)
-    return [Layer(attention, mlp) for mlp in _dense_then_experts(settings, settings.integer("first_k_dense_replace"))]
+    mlps = _dense_then_experts(settings, settings.integer("first_k_dense_replace", least=0))
+    return [Layer(attention, mlp) for mlp in mlps]
 
 
 def _sparse_latent(settings: Settings) -> list[Layer]:
@@ -219,7 +226,7 @@ def _sparse_latent(settings: Settings) -> list[Layer]:
         types = ["full"] * depth
     kinds = _of_each_layer(settings, "mlp_layer_types", depth)
     if kinds is None:
-        mlps = _dense_then_experts(settings, settings.integer_or("first_k_dense_replace", 3))
+        mlps = _dense_then_experts(settings, settings.integer_or("first_k_dense_replace", 3, least=0))
     else:
         mlps = [_dense(settings) if kind == "dense" else _shared_and_routed(settings) for kind in kinds]
     selections = [TokenSelection(chosen, indexer if kind == "full" else None) for kind in types]
@@ -237,12 +244,14 @@ def _grouped(
     output_bias: bool = False,
     window: Window | None = None,
     partly_rotary: bool = False,
+    head_width: int | None = None,
 ) -> GroupedQueryAttention:
+    """`head_width` where the config names none; None: the heads share the hidden size."""
     heads = settings.integer("num_attention_heads")
     return GroupedQueryAttention(
         query_heads=heads,
         key_value_heads=settings.integer("num_key_value_heads"),
-        head_width=settings.integer_or("head_dim", settings.integer("hidden_size") // heads),
+        head_width=settings.integer_or("head_dim", head_width or settings.integer("hidden_size") // heads),
         qk_norm=qk_norm,
         input_bias=input_bias,
         output_bias=output_bias,
@@ -274,7 +283,7 @@ def _shared_and_routed(settings: Settings) -> MixtureOfExperts:
         experts=settings.integer("n_routed_experts"),
         chosen=settings.integer("num_experts_per_tok"),
         width=width,
-        shared_experts=settings.integer("n_shared_experts"),
+        shared_experts=settings.integer("n_shared_experts", least=0),
         shared_width=width,
     )
 
@@ -297,7 +306,7 @@ def _qwen_windows(settings: Settings) -> list[Window | None]:
     """Of each layer: named in the config, or from layer `max_window_layers` on where windows are used at all."""
     depth = _depth(settings)
     width = settings.integer_or_null("sliding_window", absent=4096) if _uses_window(settings) else None
-    first = settings.integer_or("max_window_layers", 28)
+    first = settings.integer_or("max_window_layers", 28, least=0)
     default = [
         "sliding_attention" if width is not None and number >= first else "full_attention" for number in range(depth)
     ]
@@ -319,8 +328,12 @@ def _window(settings: Settings, layer_type: str, width: int | None) -> Window | 
 def _of_each_layer(settings: Settings, key: str, depth: int) -> list[str] | None:
     names = settings.names(key)
     if names is not None and len(names) != depth:
-        raise UnknownArchitecture(f"{settings.where}: {key} names {len(names)} layers, the model has {depth}")
+        raise _other_depth(settings, key, len(names), depth)
     return names
+
+
+def _other_depth(settings: Settings, key: str, named: int, depth: int) -> UnknownArchitecture:
+    return UnknownArchitecture(f"{settings.where}: {key} names {named} layers, the model has {depth}")
 
 
 _LAYERS: dict[str, Callable[[Settings], list[Layer]]] = {

@@ -21,15 +21,15 @@ class Settings:
             raise self._wrong(key, "text")
         return value
 
-    def integer(self, key: str) -> int:
+    def integer(self, key: str, least: int = 1) -> int:
         value = self._required(key)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self._wrong(key, "a whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self._wrong(key, f"a whole number of at least {least}")
         return value
 
-    def integer_or(self, key: str, default: int) -> int:
+    def integer_or(self, key: str, default: int, least: int = 1) -> int:
         """`default` where the key is absent or null."""
-        return default if self.values.get(key) is None else self.integer(key)
+        return default if self.values.get(key) is None else self.integer(key, least)
 
     def integer_or_null(self, key: str, absent: int | None = None) -> int | None:
         """None where the key is null, `absent` where it is not there: for some keys these differ."""

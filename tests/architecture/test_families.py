@@ -41,6 +41,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mixtral", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}),
     ("qwen2", GROUPED),
     ("qwen2", GROUPED | {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+    ("qwen3", GROUPED),
     ("qwen3", GROUPED | {"head_dim": 16, "attention_bias": True}),
     ("qwen3", GROUPED | {"head_dim": 16, "layer_types": ["full_attention"] * 4}),
     ("qwen3_moe", GROUPED | {"moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 2}),
@@ -64,6 +65,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("glm_moe_dsa", INDEXED | {"mlp_layer_types": ["sparse", "dense", "sparse", "dense"]}),
     ("glm_moe_dsa", INDEXED | {"indexer_types": ["full", "shared", "shared", "full"]}),
     ("llama4_text", LLAMA4),
+    ("llama4_text", {key: value for key, value in LLAMA4.items() if key != "head_dim"}),
     ("llama4_text", LLAMA4 | {"interleave_moe_layer_step": 2, "use_qk_norm": False, "tie_word_embeddings": True}),
     ("llama4_text", LLAMA4 | {"moe_layers": [0, 3], "no_rope_layers": [1, 0, 1, 0], "attention_bias": True}),
 ]
@@ -173,6 +175,9 @@ def read(values: dict[str, Any]) -> Architecture:
         ({"model_type": "llama"} | {k: v for k, v in GROUPED.items() if k != "num_key_value_heads"}, "num_key_value"),
         ({"model_type": "llama"} | GROUPED | {"hidden_size": "32"}, "hidden_size should be a whole number"),
         ({"model_type": "llama"} | GROUPED | {"mlp_bias": True}, "mlp_bias=True is not known"),
+        ({"model_type": "llama"} | GROUPED | {"num_attention_heads": 0}, "heads should be a whole number of at least 1"),
+        ({"model_type": "llama"} | GROUPED | {"vocab_size": -5}, "vocab_size should be a whole number of at least 1"),
+        ({"model_type": "llama4_text"} | LLAMA4 | {"no_rope_layers": [1, 0]}, "no_rope_layers names 2 layers"),
         ({"model_type": "qwen3"} | GROUPED | {"layer_types": ["full_attention"]}, "names 1 layers, the model has 4"),
         ({"model_type": "qwen3"} | GROUPED | {"layer_types": ["linear_attention"] * 4}, "linear_attention"),
         ({"model_type": "deepseek_v3", **LATENT, **ROUTED, "first_k_dense_replace": 1, "moe_layer_freq": 2}, "freq=2"),
@@ -199,6 +204,12 @@ def test_a_folder_is_read_with_the_licence_of_its_card(tmp_path: Path) -> None:
     model = find_model(str(tmp_path))
     assert model.licence == "apache-2.0"
     assert len(model.architecture.layers) == 4
+
+
+def test_a_config_that_is_no_object_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UnknownArchitecture, match="expected an object, found a list"):
+        find_model(str(tmp_path))
 
 
 def test_a_short_name_and_the_hubs_name_are_one_model_and_need_no_network() -> None:
