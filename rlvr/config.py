@@ -21,6 +21,8 @@ GPU_SHARE_ALONE, GPU_SHARE_BESIDE_LEARNER = 0.85, 0.4  # of its memory, for all 
 # Tokens. The memory of larger activations is given back to the system and faulted in again at every operation:
 # measured, a tiny model takes up to 1.4 times as long with 8192.
 FASTEST_GRID_ON_CPU = 1024
+# Orthogonalized in one call: many small matrices, or a few large ones, whose copies then take little memory.
+MUON_BATCH_ELEMENTS = 1 << 24
 
 
 class Section(BaseModel):
@@ -208,6 +210,11 @@ class Preset(StrEnum):
     CLIP_COV = "clip_cov"
 
 
+# Which policy a preset's KL holds near, where it has one.
+_KL_TO_REFERENCE = frozenset({Preset.GRPO, Preset.REINFORCE_PP, Preset.DEEPSEEK_V3_2})
+_KL_TO_SAMPLER = frozenset({Preset.KIMI_K2_5, Preset.PRIME_RL})
+
+
 class AlgorithmConfig(Section):
     """From groups to per-token weights. Unset fields have the preset's value."""
 
@@ -227,6 +234,13 @@ class AlgorithmConfig(Section):
         Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "prompt_mean", "constant"] | None
     ) = Field(None, description="how tokens are weighted against each other")
     drop_truncated: bool | None = Field(None, description="leave truncated answers out of the loss")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the model as the run began with it is scored too."""
+        if self.beta is None:
+            return self.preset in _KL_TO_REFERENCE
+        return self.beta > 0 and self.preset not in _KL_TO_SAMPLER
 
 
 class OptimizerName(StrEnum):

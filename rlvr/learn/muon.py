@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from rlvr.config import MUON_BATCH_ELEMENTS
 from rlvr.learn.model import own_shard, whole
 
 # The quintic of K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): five
@@ -20,8 +21,6 @@ ROUNDS = 5
 # An orthogonal matrix times 0.2 sqrt(max(rows, columns)) has entries as large as an AdamW update
 # (Liu et al., "Muon is scalable for LLM training", 2025), so both can take learning rates of one scale.
 UPDATE_RMS = 0.2
-# Orthogonalized in one call: many small matrices, or a few large ones, whose copies then take little memory.
-BATCH_ELEMENTS = 1 << 24
 
 # How one parameter holds two matrices: as its upper and lower rows, its left and right columns, or every other column.
 Fused = Literal["rows", "columns", "alternate_columns"]
@@ -87,10 +86,15 @@ def _descend(pairs: Iterable[tuple[Tensor, Tensor]], lr: float, fused: Fused | N
             by_shape[part.shape[1:]].append((part, of_source))
     for shape, parts in by_shape.items():
         for batch in _batches(parts, shape.numel()):
-            directions = orthogonalize(torch.cat([source for _, source in batch]))
-            sizes = [len(target) for target, _ in batch]
-            for (target, _), direction in zip(batch, directions.split(sizes), strict=True):
-                target.sub_(direction, alpha=lr * UPDATE_RMS * sqrt(max(shape)))
+            _descend_together(batch, lr * UPDATE_RMS * sqrt(max(shape)))
+
+
+def _descend_together(batch: list[tuple[Tensor, Tensor]], rate: float) -> None:
+    """Of matrices of one shape. Nothing of one batch is there any more when the next begins."""
+    directions = orthogonalize(torch.cat([source for _, source in batch]))
+    sizes = [len(target) for target, _ in batch]
+    for (target, _), direction in zip(batch, directions.split(sizes), strict=True):
+        target.sub_(direction, alpha=rate)
 
 
 def _parts(tensor: Tensor, fused: Fused | None) -> list[Tensor]:
@@ -104,7 +108,7 @@ def _parts(tensor: Tensor, fused: Fused | None) -> list[Tensor]:
             halves = tensor.chunk(2, -1)
         case "alternate_columns":
             halves = (tensor[..., 0::2], tensor[..., 1::2])
-    most = max(1, BATCH_ELEMENTS // halves[0].shape[-2:].numel())
+    most = max(1, MUON_BATCH_ELEMENTS // halves[0].shape[-2:].numel())
     return [part for half in halves for part in (half if half.ndim == 3 else half[None]).split(most)]
 
 
@@ -113,7 +117,7 @@ def _batches(parts: list[tuple[Tensor, Tensor]], elements: int) -> Iterator[list
     batch: list[tuple[Tensor, Tensor]] = []
     count = 0
     for part in parts:
-        if batch and (count + len(part[0])) * elements > BATCH_ELEMENTS:
+        if batch and (count + len(part[0])) * elements > MUON_BATCH_ELEMENTS:
             yield batch
             batch, count = [], 0
         batch.append(part)

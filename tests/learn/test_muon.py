@@ -86,7 +86,7 @@ def test_muon_steps_as_the_one_in_torch() -> None:
 
 @pytest.mark.parametrize("batch_elements", [1, 100, 1 << 24])
 def test_experts_have_updates_of_their_own(monkeypatch: pytest.MonkeyPatch, batch_elements: int) -> None:
-    monkeypatch.setattr(muon, "BATCH_ELEMENTS", batch_elements)
+    monkeypatch.setattr(muon, "MUON_BATCH_ELEMENTS", batch_elements)
     start, gradient = random(5, 4, 6), random(5, 4, 6, seed=1)
     together = moved_by(start, [gradient], lr=0.1)
     for expert in range(5):
@@ -211,7 +211,7 @@ def test_an_8_bit_optimizer_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_step_needs_no_memory_for_all_matrices_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "BATCH_ELEMENTS", 64 * 64)
+    monkeypatch.setattr(muon, "MUON_BATCH_ELEMENTS", 64 * 64)
     peaks = []
     for count in (4, 40):
         matrices = [Parameter(torch.randn(64, 64)) for _ in range(count)]
