@@ -135,18 +135,27 @@ def attention_matrices(attention: Attention, hidden: int) -> list[Matrix]:
 
 def matrix_parameters(architecture: Architecture) -> int:
     """Weights of linear layers and experts: all but embeddings, head, routers, norms, biases and indexers."""
+    experts = sum(n * m.experts * expert_parameters(m, architecture.hidden) for m, n in architecture.mixtures())
+    return linear_parameters(architecture) + experts
 
-    def of_layer(layer: Layer) -> int:
-        matrices = [
-            *attention_matrices(layer.attention, architecture.hidden),
-            *mlp_matrices(layer.mlp, architecture.hidden),
-        ]
-        plain = sum(matrix.inputs * matrix.outputs for matrix in matrices)
-        if isinstance(layer.mlp, MixtureOfExperts):
-            plain += layer.mlp.experts * expert_parameters(layer.mlp, architecture.hidden)
-        return plain
 
-    return sum(number * of_layer(layer) for layer, number in architecture.kinds())
+def linear_parameters(architecture: Architecture) -> int:
+    """Weights of the linear layers of the blocks, without biases and indexers."""
+    return sum(
+        number * matrix.inputs * matrix.outputs
+        for layer, number in architecture.kinds()
+        for matrix in linear_layers(layer, architecture)
+    )
+
+
+def linear_layers(layer: Layer, architecture: Architecture) -> list[Matrix]:
+    """Those of one block, without an indexer's. Routed experts are fused tensors, and the router is none."""
+    return attention_matrices(layer.attention, architecture.hidden) + mlp_matrices(layer.mlp, architecture.hidden)
+
+
+def router_parameters(architecture: Architecture) -> int:
+    """Of all routers: a row for each expert."""
+    return sum(number * mixture.experts * architecture.hidden for mixture, number in architecture.mixtures())
 
 
 def indexer_of(attention: Attention) -> Indexer | None:

@@ -22,7 +22,7 @@ from rlvr.architecture.facts import (
     MixtureOfExperts,
     QKNorm,
 )
-from rlvr.architecture.parameters import attention_matrices, expert_parameters, mlp_matrices
+from rlvr.architecture.parameters import expert_parameters, linear_layers
 from rlvr.plan.adapters import adapted_matrices, adapts_dense_mlps
 
 WIDE = 4  # bytes of a float32
@@ -38,7 +38,7 @@ class Pass:
     learner's own attention over spans (`rlvr/learn/span_attention.py`); else torch's, with a mask that keeps the rows
     of a line apart, so that keys and values are repeated for the heads that share them. `fuses_latent`: torch's takes
     values of another width than keys (CUDA's does, the CPU's does not and keeps all probabilities). `adapter_rank` 0
-    trains all parameters, else adapters on all linear layers.
+    trains all parameters, else adapters on all linear layers. `quantized`: those layers are held in 4 bits.
     """
 
     tokens: int
@@ -47,6 +47,7 @@ class Pass:
     spans: bool
     fuses_latent: bool
     adapter_rank: int = 0
+    quantized: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -89,7 +90,8 @@ def layer_copies_bytes(layer: Layer, architecture: Architecture, run: Pass) -> i
         total += WIDE * mixture.experts * expert_parameters(mixture, hidden)
     if not run.mixed:
         return total
-    matrices = attention_matrices(layer.attention, hidden) + mlp_matrices(layer.mlp, hidden)
+    # Weights of 4 bits are widened at each use, and what comes of it is not kept.
+    matrices = [] if run.quantized else linear_layers(layer, architecture)
     rounded = sum(matrix.inputs * matrix.outputs for matrix in matrices)
     rounded += mixture.experts * hidden if mixture is not None else 0  # the router
     adapted = adapted_matrices(layer, architecture)

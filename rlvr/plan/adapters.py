@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlvr.architecture.facts import Architecture, Layer
-from rlvr.architecture.parameters import Matrix, attention_matrices, mlp_matrices
+from rlvr.architecture.parameters import Matrix, attention_matrices, linear_layers
 
 
 def adapter_parameters(architecture: Architecture, rank: int) -> int:
@@ -31,8 +31,9 @@ def adapted_layers(architecture: Architecture) -> Iterator[Matrix]:
 
 def adapted_matrices(layer: Layer, architecture: Architecture) -> list[Matrix]:
     """Those of one block."""
-    attention = attention_matrices(layer.attention, architecture.hidden)
-    return attention + (mlp_matrices(layer.mlp, architecture.hidden) if adapts_dense_mlps(architecture) else [])
+    if adapts_dense_mlps(architecture):
+        return linear_layers(layer, architecture)
+    return attention_matrices(layer.attention, architecture.hidden)
 
 
 def adapts_dense_mlps(architecture: Architecture) -> bool:

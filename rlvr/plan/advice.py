@@ -64,11 +64,19 @@ class Advisor:
         adapted, words = with_adapters(self.config), adapter_words(self.config)
         if self.config.model.lora.rank == 0:
             found += self._first_that_fits(adapted, words)
+        if self._may_shard and not self.machine.is_cpu and not self.config.learner.offload:
+            learner = self.config.learner.model_copy(update={"offload": True})
+            found += self._first_that_fits(self.config.model_copy(update={"learner": learner}), "learner.offload=true")
         if not self.machine.is_cpu:
             found += self._more_gpus(self.config, "")
             if not found:
                 found += self._more_gpus(adapted, words)
         yield from found or [Change("a smaller model, or GPUs with more memory", "no setting is enough")]
+
+    @property
+    def _may_shard(self) -> bool:
+        """Whether a config may ask for FSDP: the learner is a process of its own, and no weight is of 4 bits."""
+        return self.config.cluster.backend != "local" and not self.config.model.lora.quantize
 
     def _first_that_fits(self, config: Config, before: str) -> Iterator[Change]:
         """The first step of the ladder that is enough; `before` is what `config` itself changes."""
@@ -108,7 +116,7 @@ class Advisor:
         variants = [(before, config), (f"{before} learner.gradient_checkpointing=true".strip(), checkpointed)]
         now = configured_split(config, self.gpus)
         learner_gpus = 1 if self.gpus == 1 else 2
-        while learner_gpus <= MOST_GPUS:
+        while learner_gpus <= (MOST_GPUS if self._may_shard else 1):
             needed = learner_gpus + now.generators * now.tensor_parallel
             split = Split(needed, learner_gpus, now.generators, now.tensor_parallel)
             for words, variant in variants:
@@ -155,8 +163,10 @@ class Advisor:
         width = self.config.generator.tensor_parallel
         while width <= MOST_TENSOR_PARALLEL:
             for generators in range(1, (self.gpus - 1) // width + 1):
-                yield Split(self.gpus, self.gpus - generators * width, generators, width)
-                if self.gpus - generators * width > 1:
+                left = self.gpus - generators * width
+                if left == 1 or (left <= MOST_GPUS and self._may_shard):
+                    yield Split(self.gpus, left, generators, width)
+                if left > 1:
                     yield Split(self.gpus, 1, generators, width)
             width *= 2
 
@@ -179,7 +189,8 @@ def adapter_words(config: Config) -> str:
 
 
 def _learner_of(tried: Estimate) -> str:
-    return f"learner {gib(tried.learner.total)} of {gib(tried.learner_room)}"
+    on_host = f", and {gib(tried.learner.on_host)} of host memory" if tried.learner.on_host else ""
+    return f"learner {gib(tried.learner.total)} of {gib(tried.learner_room)}{on_host}"
 
 
 def _yaml(value: object) -> str:

@@ -135,8 +135,12 @@ def _problems(
 ) -> list[str]:
     found = []
     needed = split.learner_gpus + split.generators * split.tensor_parallel
-    if split.shared and split.tensor_parallel > 1:
-        found.append(f"generator.tensor_parallel={split.tensor_parallel} needs as many GPUs, and there is one")
+    for setting, wanted in (
+        ("generator.tensor_parallel", split.tensor_parallel),
+        ("learner.ranks", split.learner_gpus),
+    ):
+        if split.shared and wanted > 1:
+            found.append(f"{setting}={wanted} needs as many GPUs, and there is one")
     if 1 < split.gpus < needed:
         found.append(f"{split} need {needed} GPUs, and there are {split.gpus}")
     if learner.total > learner_room:

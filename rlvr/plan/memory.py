@@ -6,14 +6,8 @@ from dataclasses import dataclass, replace
 
 from rlvr.architecture.cost import kv_bytes
 from rlvr.architecture.facts import Architecture, GroupedQueryAttention
-from rlvr.architecture.parameters import (
-    count,
-    expert_parameters,
-    indexer_parameters,
-    layer_parameters,
-    matrix_parameters,
-)
-from rlvr.config import CPU_KV_CACHE_GIB, Config, OptimizerName
+from rlvr.architecture.parameters import count, expert_parameters, layer_parameters
+from rlvr.config import CPU_KV_CACHE_GIB, Config
 from rlvr.plan.accelerators import GIB
 from rlvr.plan.activations import (
     Pass,
@@ -22,10 +16,10 @@ from rlvr.plan.activations import (
     saved_bytes,
     weight_copies_bytes,
 )
-from rlvr.plan.adapters import adapted_layers, adapter_parameters
+from rlvr.plan.adapters import adapted_layers
+from rlvr.plan.held import WIDE, Part, held_parts
+from rlvr.plan.muon_step import muon_step_bytes
 from rlvr.plan.workload import Workload, generator_element, largest_pass
-
-WIDE = 4  # bytes of a float32, which masters, gradients, momenta and all logits are
 
 # Assumed: the CUDA context and what the allocator cannot use; what vLLM takes besides weights and cache.
 LEARNER_RESERVE = int(1.5 * GIB)
@@ -34,68 +28,43 @@ CPU_PROCESS = int(0.6 * GIB)  # a process with torch, and vLLM in a generator's
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One use of memory; `why` says how it was counted."""
-
-    name: str
-    bytes: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Memory:
-    """Of one GPU that a role has, or of the role's process on a processor."""
+    """Of one GPU that a role has, or of the role's process on a processor; `on_host` bytes are beside the GPU."""
 
     parts: tuple[Part, ...]
+    on_host: int = 0
 
     @property
     def total(self) -> int:
         return sum(part.bytes for part in self.parts)
 
 
-def trainable_parameters(config: Config, architecture: Architecture) -> int:
-    """Adapters, or all weights but those of an indexer, which get no gradient."""
-    if config.model.lora.rank > 0:
-        return adapter_parameters(architecture, config.model.lora.rank)
-    frozen = sum(n * indexer_parameters(layer.attention, architecture.hidden) for layer, n in architecture.kinds())
-    return count(architecture).total - frozen
-
-
-def held_bytes(config: Config, architecture: Architecture) -> int:
-    """What a learner holds whatever it computes: masters, gradients, and the optimizer's state."""
-    trainable = trainable_parameters(config, architecture)
-    adapters = trainable if config.model.lora.rank > 0 else 0
-    return WIDE * (count(architecture).total + adapters + trainable) + optimizer_state(config, architecture).bytes
-
-
-def optimizer_state(config: Config, architecture: Architecture) -> Part:
-    """What the optimizer keeps of each trainable parameter."""
-    trainable = trainable_parameters(config, architecture)
-    match config.learner.optimizer:
-        case OptimizerName.ADAMW:
-            return Part("AdamW", 2 * WIDE * trainable, "two moments, float32")
-        case OptimizerName.ADAMW_8BIT:
-            return Part("AdamW", 2 * trainable, "two moments, a byte each")
-        case OptimizerName.MUON | OptimizerName.MUONCLIP:
-            rest = trainable - matrix_parameters(architecture)
-            return Part("Muon, AdamW", WIDE * (trainable + rest), "momentum of matrices, two moments of the rest")
-
-
 def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpus: int = 1) -> Memory:
     """Of each of `gpus` GPUs that share a learner by sharding its parameters, or of a learner on a processor."""
     run = largest_pass(config, architecture, gpu=gpu)
-    lora = config.model.lora.rank > 0
-    trainable = trainable_parameters(config, architecture)
+    held = [replace(part, bytes=part.bytes // gpus) for part in held_parts(config, architecture)]
+    # Of ranks on a processor one is counted, which has all.
+    sharded = config.learner.offload or (gpus > 1 if gpu else config.learner.ranks > 1)
+    offloaded = gpu and config.learner.offload
+    step = _pass_parts(config, architecture, run, sharded)
+    at_its_peak = sum(part.bytes for part in step)
+    # What comes when a pass is over takes the room that the pass has left.
+    largest = max(_after_a_pass(config, architecture, gpu, gpus, sharded), key=lambda part: part.bytes)
+    beyond = largest.bytes - at_its_peak
+    more = [replace(largest, bytes=beyond, why=f"beyond a pass: {largest.why}")] if beyond > 0 else []
+    if not gpu and (file := _published_file_bytes(config, architecture)):
+        held.append(Part("published version", file, "a file in shared memory"))
+    reserve = Part("reserve", LEARNER_RESERVE if gpu else CPU_PROCESS, "assumed")
+    on_host = sum(part.bytes for part in held) if offloaded else 0
+    return Memory((*([] if offloaded else held), *step, *more, reserve), on_host)
+
+
+def _pass_parts(config: Config, architecture: Architecture, run: Pass, sharded: bool) -> list[Part]:
+    """What a micro-batch takes, forward and backward."""
+    parts, lora = [], config.model.lora.rank > 0
     checkpointed = config.learner.gradient_checkpointing
-    weights = WIDE * (count(architecture).total + (trainable if lora else 0))
-    state = optimizer_state(config, architecture)
-    parts = [
-        Part("weights", weights // gpus, "float32 masters"),
-        Part("gradients", WIDE * trainable // gpus, "float32"),
-        replace(state, bytes=state.bytes // gpus),
-    ]
-    if gpus > 1:
-        parts.append(Part("gathered layers", _gathered_bytes(architecture, run.element), "two of the largest, whole"))
+    if sharded:
+        parts.append(Part("gathered", _gathered_bytes(architecture, run.element), "two layers; embeddings and head"))
     elif copies := _copies_bytes(architecture, run, checkpointed):
         how = (
             "copies, and experts with adapters" if lora and architecture.moe_layers else "bfloat16 copies for autocast"
@@ -104,14 +73,22 @@ def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpu
     activations = (checkpointed_bytes if checkpointed else saved_bytes)(architecture, run)
     how = "layers' inputs, one layer" if checkpointed else "kept for the backward pass"
     parts.append(Part("activations", activations, f"{how}, {run.tokens:,} tokens"))
-    head = head_bytes(config, architecture, run.tokens)
     chunk = min(config.learner.head_chunk_tokens, run.tokens)
-    parts.append(Part("head", head, f"logits of {chunk:,} tokens, float32"))
-    merged = _merged_bytes(config, architecture) // gpus
-    if merged > activations + head:
-        parts.append(Part("merging adapters", merged - activations - head, "beyond a step; publish=adapter spares it"))
-    reserve = LEARNER_RESERVE if gpu else CPU_PROCESS
-    return Memory((*parts, Part("reserve", reserve, "assumed")))
+    head = head_bytes(config, architecture, run.tokens)
+    return [*parts, Part("head", head, f"logits of {chunk:,} tokens, float32")]
+
+
+def _after_a_pass(config: Config, architecture: Architecture, gpu: bool, gpus: int, sharded: bool) -> list[Part]:
+    """Each comes at a time of its own."""
+    parts = [Part("publishing", _publishing_bytes(config, architecture, gpu), "a version on its way to generators")]
+    if config.learner.optimizer.is_muon:
+        offloaded = config.learner.offload
+        step = muon_step_bytes(architecture, gpu=gpu, gpus=gpus, sharded=sharded, offloaded=offloaded)
+        parts.append(Part("Muon's step", step, "a batch of matrices and its products"))
+    if sharded and config.model.lora.rank == 0:
+        tables = WIDE * _outside_layers(architecture)
+        parts.append(Part("summing gradients", 3 * tables, "embeddings and head, their gradients, twice"))
+    return parts
 
 
 def _copies_bytes(architecture: Architecture, run: Pass, checkpointed: bool) -> int:
@@ -140,18 +117,47 @@ def head_bytes(config: Config, architecture: Architecture, tokens: int) -> int:
 
 
 def _gathered_bytes(architecture: Architecture, element: int) -> int:
-    """Two of the largest units of FSDP2, one at work and one on its way, in the format that layers compute in."""
+    """Two of the largest layers, one at work and one on its way, in the format that they compute in; and, as long as
+    a pass goes, what is in no layer, in float32."""
     layer = max(layer_parameters(layer, architecture) for layer, _ in architecture.kinds())
-    table = architecture.vocabulary * architecture.hidden
-    return 2 * element * max(layer, table)
+    return 2 * element * layer + WIDE * _outside_layers(architecture)
 
 
-def _merged_bytes(config: Config, architecture: Architecture) -> int:
-    """Every adapted weight once more, which publishing a merged policy makes."""
-    if config.model.lora.rank == 0 or config.model.lora.publish == "adapter":
+def _outside_layers(architecture: Architecture) -> int:
+    """Parameters of embeddings, head and the last norm."""
+    layers = sum(number * layer_parameters(layer, architecture) for layer, number in architecture.kinds())
+    return count(architecture).total - layers
+
+
+def _publishing_bytes(config: Config, architecture: Architecture, gpu: bool) -> int:
+    """What publishing a whole policy takes of the learner's memory.
+
+    Weights go to host memory one after another, in the generators' format: on a GPU there is one that is merged, with
+    what its adapter adds twice. On a processor those that were merged or rounded stay, and the file that is written,
+    which lies in memory, stands beside the one before.
+    """
+    if config.model.lora.publish == "adapter":
         return 0
-    experts = sum(n * m.experts * expert_parameters(m, architecture.hidden) for m, n in architecture.mixtures())
-    return WIDE * (experts + sum(matrix.inputs * matrix.outputs for matrix in adapted_layers(architecture)))
+    adapted = _adapted_sizes(architecture) if config.model.lora.rank > 0 else []
+    if gpu:
+        return (3 if config.model.lora.quantize else 2) * WIDE * max(adapted, default=0)
+    element, total = generator_element(config, gpu=False), count(architecture).total
+    return element * (total + (sum(adapted) if element == WIDE else total))
+
+
+def _published_file_bytes(config: Config, architecture: Architecture) -> int:
+    """Of the version that generators hold: on a processor its file takes memory too."""
+    merged = config.model.lora.publish == "merged"
+    return generator_element(config, gpu=False) * count(architecture).total if merged else 0
+
+
+def _adapted_sizes(architecture: Architecture) -> list[int]:
+    """Numbers in each weight that has an adapter: linear layers, and the two fused tensors of a layer's experts."""
+    linear = [matrix.inputs * matrix.outputs for matrix in adapted_layers(architecture)]
+    down = [
+        m.experts * expert_parameters(m, architecture.hidden) // 3 for m, n in architecture.mixtures() for _ in range(n)
+    ]
+    return [*linear, *down, *(2 * size for size in down)]
 
 
 # -------------------------------------------------------------------- generators

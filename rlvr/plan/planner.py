@@ -53,6 +53,9 @@ def plan_run(config: Config, gpu: str, gpus: int, *, prompt: int | None = None, 
         raise PlanError(f"--gpu {gpu}: not in the table; there are {', '.join([*GPUS, CPU])}") from None
     if gpus < 1:
         raise PlanError(f"--gpus {gpus}: at least 1 is needed; --gpu cpu plans without")
+    for option, length in (("--prompt-tokens", prompt), ("--answer-tokens", answer)):
+        if length is not None and length < 1:
+            raise PlanError(f"{option} {length}: a mean length is at least 1 token")
     devices = 0 if machine.is_cpu else gpus
     model = find_model(config.model.name)
     work = workload(config, prompt, answer)

@@ -31,6 +31,10 @@ def show(plan: Plan, console: Console | None = None) -> None:
     now, where = plan.now, _where(plan.gpus, plan.machine)
     console.print(f"[bold]{plan.model.name}[/] on {where}: {now.split}")
     console.print(_memory("learner", now.learner, now.learner_room))
+    if now.learner.on_host:
+        console.print(
+            f"and {gib(now.learner.on_host)} of host memory for each of its GPUs: weights, gradients, optimizer"
+        )
     console.print(_memory("generator", now.generator.memory, now.generator.room))
     for line in _sequences(plan):
         console.print(line)
@@ -160,6 +164,8 @@ def _assumptions(plan: Plan) -> list[str]:
     ]
     if architecture.moe_layers:
         notes.append("experts compute in float32, as torch's grouped products do under autocast")
+    if plan.config.model.lora.rank and plan.config.model.lora.targets != "all-linear":
+        notes.append("adapters are counted on all linear layers: those of model.lora.targets alone take less")
     if architecture.left_out:
         notes.append(f"not counted: {', '.join(architecture.left_out)}")
     return [f"- {note}" for note in notes]

@@ -83,8 +83,8 @@ def training_s(
     """Seconds of the learner for one batch, on `gpus` that share it evenly.
 
     A full update costs three forward passes, adapters two (no weight gradients of the base); one more where layers
-    are computed again, and one where several updates need log-probabilities from before the first. The head computes
-    its logits twice. Fused experts compute in float32.
+    are computed again, one where several updates need log-probabilities from before the first, and one of the
+    reference where there is one. The head computes its logits twice. Fused experts compute in float32.
     """
     answers = work.groups_per_step * work.group_size
     prompts = work.groups_per_step if shares_prompts(config, architecture) else answers
@@ -92,6 +92,7 @@ def training_s(
     passes = 2 if config.model.lora.rank > 0 else 3
     passes += config.learner.gradient_checkpointing
     passes += config.learner.updates_per_step > 1
+    passes += config.algorithm.needs_reference
     element = learner_element(config, gpu=not machine.is_cpu)
     experts, idle = _expert_flops(architecture)
     layers = forward_flops(architecture, work.sequence) - experts

@@ -13,7 +13,7 @@ from rlvr.architecture.parameters import count
 from rlvr.config import Config
 from rlvr.plan.advice import adapter_words, with_adapters
 from rlvr.plan.estimate import gib
-from rlvr.plan.memory import held_bytes
+from rlvr.plan.held import held_bytes
 from rlvr.plan.workload import generator_element
 
 

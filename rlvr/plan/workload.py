@@ -93,4 +93,5 @@ def largest_pass(config: Config, architecture: Architecture, *, gpu: bool) -> Pa
         spans=shares and _sees_all(architecture),
         fuses_latent=gpu,
         adapter_rank=config.model.lora.rank,
+        quantized=config.model.lora.quantize,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlvr.architecture.catalog import find_model
@@ -60,6 +61,18 @@ class Tiny:
                 "sampling": {"max_new_tokens": 64},
             }
         )
+
+
+def peak_of(run: Callable[[], object]) -> int:
+    """Bytes that a call allocates at most at one time, as torch's profiler counts them."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,19 +6,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from rlvr.architecture.catalog import find_model
 from rlvr.architecture.facts import Architecture, DenseMLP, GroupedQueryAttention, Layer
-from rlvr.config import Config
+from rlvr.config import AlgorithmConfig, Config, Preset
 from rlvr.learn.head import token_logprobs
 from rlvr.learn.learner import Learner
+from rlvr.learn.presets import algorithm_from
 from rlvr.plan.accelerators import GIB, GPUS
-from rlvr.plan.memory import generator_memory, head_bytes, held_bytes, learner_memory
+from rlvr.plan.held import held_bytes, trainable_parameters
+from rlvr.plan.memory import generator_memory, head_bytes, learner_memory
 from rlvr.plan.workload import workload
 from rlvr.types import RLStream, Row
 
-from .conftest import Tiny
+from .conftest import Tiny, peak_of
 
 
 def config_for(model: str, *, lora: int = 0, chunk: int = 1024) -> Config:
@@ -62,27 +63,63 @@ def test_weights_gradients_and_optimizer_are_those_of_a_learner_that_trained(
     assert held_bytes(config, made.architecture) == weights + gradients + moments
 
 
+def test_frozen_routers_and_a_reference_are_those_of_a_learner(tiny: Callable[[str], Tiny]) -> None:
+    made = tiny("qwen3_moe")
+    config = made.config(router={"frozen": True})
+    config = config.model_copy(update={"algorithm": AlgorithmConfig(preset=Preset.GRPO)})
+    learner = Learner(config)
+    learner.start()
+    assert learner.reference is not None
+    expected = parts(config, made.architecture, gpu=False)
+    assert expected["gradients"] == sum(parameter.nbytes for parameter in learner.parameters.values())
+    assert expected["reference"] == sum(p.nbytes for p in learner.reference.model.network.parameters())
+
+
+@pytest.mark.parametrize("beta", [None, 0.0, 0.1])
+@pytest.mark.parametrize("preset", Preset)
+def test_the_config_knows_which_algorithms_have_a_reference(preset: Preset, beta: float | None) -> None:
+    config = AlgorithmConfig(preset=preset, beta=beta)
+    assert config.needs_reference == algorithm_from(config, 2, 100).needs_reference
+
+
+def test_four_bits_are_of_linear_layers_alone() -> None:
+    """Qwen3-8B: 6.95 of 8.19 billion weights are in linear layers; NF4 takes 0.516 bytes of each."""
+    model = find_model("qwen3-8b").architecture
+    config = Config.model_validate({"model": {"name": "qwen3-8b", "lora": {"rank": 16, "quantize": True}}, "data": "x"})
+    linear = 36 * (4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 12_288)
+    adapters = 4 * trainable_parameters(config, model)
+    held = parts(config, model, gpu=True)
+    assert held["weights"] - adapters == pytest.approx(0.5159 * linear + 4 * (8_190_735_360 - linear), rel=1e-4)
+    assert held["weights in use"] == adapters // 2  # no copies of the base
+
+
+def test_what_is_offloaded_is_beside_the_gpu() -> None:
+    model = find_model("qwen3-8b").architecture
+    config = config_for("qwen3-8b")
+    offload = config.learner.model_copy(update={"offload": True})
+    made = learner_memory(config.model_copy(update={"learner": offload}), model, gpu=True)
+    assert made.on_host == held_bytes(config, model)
+    assert not {"weights", "gradients", "AdamW"} & {part.name for part in made.parts}
+
+
 def head_of(vocabulary: int, hidden: int) -> Architecture:
     layer = Layer(GroupedQueryAttention(1, 1, hidden), DenseMLP(hidden))
     return Architecture("llama", hidden, vocabulary, False, None, (layer,))
 
 
 def peak_of_head(tokens: int, vocabulary: int, hidden: int, chunk: int, *, trained: bool) -> int:
-    """Of all that our head allocates, forward and backward, as torch's profiler counts it."""
+    """Of all that our head allocates, forward and backward."""
     states = torch.randn(tokens, hidden, requires_grad=True)
     weight = torch.randn(vocabulary, hidden, requires_grad=trained)
     targets = torch.zeros(tokens, dtype=torch.long)
     if trained:
         weight.grad = torch.zeros_like(weight)  # a step's later micro-batches add to it
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+
+    def run() -> None:
         logprobs, _ = token_logprobs(states, weight, targets, 1.0, chunk)
         logprobs.sum().backward()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+
+    return peak_of(run)
 
 
 @pytest.mark.parametrize("lora", [0, 4])
@@ -106,8 +143,9 @@ def test_sharding_divides_what_is_held_and_keeps_activations() -> None:
     for name in ("weights", "gradients", "AdamW"):
         assert four[name] == one[name] // 4
     assert four["activations"] == one["activations"]
-    # Two units of bfloat16: the embedding (622 million) is larger than a layer.
-    assert four["gathered layers"] == 2 * 2 * 151_936 * 4096
+    # Two layers in bfloat16; embedding, head and last norm in float32.
+    layer = 4096 * (2 * 4096 + 2 * 1024) + 2 * 128 + 3 * 4096 * 12_288 + 2 * 4096
+    assert four["gathered"] == 2 * 2 * layer + 4 * (2 * 151_936 * 4096 + 4096)
 
 
 def test_full_training_of_8_billion_holds_16_bytes_a_parameter() -> None:

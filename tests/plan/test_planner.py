@@ -109,6 +109,39 @@ def test_a_name_that_is_not_in_the_table_is_refused() -> None:
         plan_run(config_for("qwen3-8b"), "h200", 0)
 
 
+@pytest.mark.parametrize("option", ["prompt", "answer"])
+def test_a_mean_length_below_one_token_is_refused(option: str) -> None:
+    with pytest.raises(PlanError, match=rf"--{option}-tokens -5: a mean length is at least 1 token"):
+        plan_run(config_for("qwen3-8b"), "h200", 1, **{option: -5})
+    with pytest.raises(PlanError, match="at least 1 token"):
+        plan_run(config_for("qwen3-8b"), "h200", 1, **{option: 0})
+
+
+def test_ranks_are_not_put_on_one_gpu() -> None:
+    plan = plan_run(config_for("qwen2.5-0.5b", learner={"ranks": 4}), "h100", 1)
+    assert plan.now.problems == ("learner.ranks=4 needs as many GPUs, and there is one",)
+
+
+def test_weights_of_four_bits_are_not_advised_to_be_sharded() -> None:
+    """They fit where float32 does not, on one GPU each; a config with more ranks would be refused."""
+    quantized = {"name": "qwen3-8b", "lora": {"rank": 16, "quantize": True}}
+    plan = plan_run(config_for(quantized, learner={"token_budget": 2048}), "l40s", 8)
+    assert plan.fits
+    assert not plan_run(config_for(quantized | {"lora": {"rank": 16}}, learner={"token_budget": 2048}), "l40s", 8).fits
+    assert plan.best is not None
+    assert plan.best.split.learner_gpus == 1
+    small = plan_run(config_for(quantized), "rtx4090", 8)
+    assert not small.fits
+    assert not any("sharded" in change.words or "offload" in change.words for change in small.changes)
+
+
+def test_offloading_is_advised_with_what_it_takes_of_host_memory() -> None:
+    config = config_for("qwen3-8b")
+    [change] = [change for change in plan_run(config, "h100", 2).changes if "learner.offload=true" in change.words]
+    assert "122.1 GiB of host memory" in change.leads_to
+    assert plan_run(with_settings(config, change.words), "h100", 2).fits
+
+
 # -------------------------------------------------------------------- how fast
 
 
@@ -285,3 +318,11 @@ def test_ranks_and_offload_are_not_refused_for_what_one_gpu_lacks() -> None:
     assert shortfall(config_for("qwen3-8b"), model, machine) is not None
     assert shortfall(config_for("qwen3-8b", learner={"ranks": 4}), model, machine) is None
     assert shortfall(config_for("qwen3-8b", learner={"offload": True}), model, machine) is None
+
+
+def test_weights_of_four_bits_are_not_refused_for_what_float32_would_take() -> None:
+    model = find_model("qwen3-8b").architecture
+    machine = Machine(64 * GIB, (24 * GIB, 24 * GIB))
+    assert shortfall(config_for({"name": "qwen3-8b", "lora": {"rank": 16}}), model, machine) is not None
+    quantized = config_for({"name": "qwen3-8b", "lora": {"rank": 16, "quantize": True}})
+    assert shortfall(quantized, model, machine) is None
