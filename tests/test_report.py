@@ -185,6 +185,38 @@ def test_a_run_that_was_evaluated_and_has_not_trained_yet(tmp_path: Path) -> Non
     assert "No step is finished yet" in page.text()
 
 
+def test_what_was_measured_once_is_not_told_as_a_change(tmp_path: Path) -> None:
+    once = make_run(tmp_path / "once", steps=7, of_steps=40, evaluate_every=20)
+    told = report(once).text()
+    assert re.search(r"once: Held-out accuracy 0\.\d\d ", told)
+    assert "→" not in told
+
+
+def test_a_lone_step_is_told_by_its_number_and_fills_its_chart(tmp_path: Path) -> None:
+    charts = {
+        chart.title: chart.svg for chart in draw_charts(read_metrics(make_run(tmp_path / "run", steps=1).metrics))
+    }
+    for title in ("Reward", "Gradient norm", "Where the time of a step goes"):
+        assert ">1</text>" in charts[title]
+        assert not re.search(r">[01]\.\d{3}</text>", charts[title])
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (29, "Numbers are the newest"),
+        (400, "Thin lines are steps, thick ones the mean of 27 neighbours"),
+        (2000, "Thin lines are means of up to 5 steps, thick ones the mean of 27 neighbours"),
+    ],
+)
+def test_the_page_tells_what_thin_lines_are(tmp_path: Path, steps: int, told: str) -> None:
+    run = RunFolder(tmp_path)
+    with MetricLog(run) as log:
+        for step in range(1, steps + 1):
+            log.log(step, {"reward/mean": 0.0})
+    assert re.search(rf"Curves\s+{told}", report(run).text())
+
+
 def test_numbers_alone_make_a_report(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with MetricLog(run) as log:

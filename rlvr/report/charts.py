@@ -192,6 +192,7 @@ def _draw(plan: _Plan, records: Sequence[MetricRecord]) -> Chart | None:
     if not keys:
         return None
     _scale(axes, plan)
+    _show_lone_step(axes)
     return Chart(plan.title, plan.unit, keys, _to_svg(figure, plan.title))
 
 
@@ -217,6 +218,14 @@ def _scale(axes: Axes, plan: _Plan) -> None:
         axes.set_ylim(bottom=0)
 
 
+def _show_lone_step(axes: Axes) -> None:
+    """Where there is one step, its number alone: matplotlib would put fractions of steps around it."""
+    low, high = axes.dataLim.intervalx
+    if low == high:
+        axes.set_xlim(low - 0.5, low + 0.5)
+        axes.set_xticks([low], [f"{low:.0f}"])
+
+
 def _draw_shares(records: Sequence[MetricRecord]) -> Chart | None:
     """Seconds of each stage over those of the step; `other` is what no stage holds."""
     whole = series(records, "time/step_s")
@@ -233,10 +242,15 @@ def _draw_shares(records: Sequence[MetricRecord]) -> Chart | None:
     layers = [averaged(share, _MOST_SHARES) for share in shares.values()]
     colours = [_SERIES[i % len(_SERIES)] for i in range(len(layers) - 1)] + [_RULE]
     for (middle, bottom, top), colour in zip(_stacked(layers), colours, strict=True):
-        axes.fill_between(middle, bottom, top, color=colour, linewidth=0.3, step="mid" if len(steps) == 1 else None)
+        if len(middle) == 1:
+            axes.bar(middle, top - bottom, 1.0, bottom, color=colour, linewidth=0)
+        else:
+            axes.fill_between(middle, bottom, top, color=colour, linewidth=0.3)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_locator(MultipleLocator(0.25))
     axes.margins(x=0)
+    if len(steps) == 1:
+        axes.set_xticks(steps, [str(step) for step in steps])
     keys = [Key(name.replace("_", " "), i % len(_SERIES) + 1, None) for i, name in enumerate(shares)]
     keys[-1] = Key("other", 0, None)
     title = "Where the time of a step goes"

@@ -23,7 +23,7 @@ from rlvr.events import Event, EventKind, read_events
 from rlvr.files import replacing
 from rlvr.metrics import MetricRecord, read_metrics
 from rlvr.readable import count, duration, number
-from rlvr.report.charts import Chart, draw_charts, running_mean_width, series
+from rlvr.report.charts import MOST_POINTS, Chart, draw_charts, running_mean_width, series
 from rlvr.report.fates import stretches_of
 from rlvr.report.sample import AnswerKey, Sample, Stretch, sample_held_out, sample_training, to_script
 from rlvr.run_folder import RunFolder, RunFolderError
@@ -138,18 +138,25 @@ def _text(value: object) -> str:
 # ---------------------------------------------------------------- header
 
 
-def _before_and_after(facts: Facts) -> tuple[str, float, float] | None:
-    """What is compared, and its two values: of the held-out data, else the means of the first and last steps."""
-    accuracy = _finite(series(facts.records, "evaluation/pass@1").values())
-    if accuracy:
-        return "Held-out accuracy", accuracy[0], accuracy[-1]
-    held_out = _finite(series(facts.records, "evaluation/cross_entropy").values())
-    if held_out:
-        return "Held-out cross-entropy", held_out[0], held_out[-1]
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is compared, and its two values; `after` is None where it was measured once."""
+
+    what: str
+    before: float
+    after: float | None
+
+
+def _before_and_after(facts: Facts) -> _Change | None:
+    """Of the held-out data, else the means of the first and last steps."""
+    held_out = (("Held-out accuracy", "evaluation/pass@1"), ("Held-out cross-entropy", "evaluation/cross_entropy"))
+    for what, metric in held_out:
+        if values := _finite(series(facts.records, metric).values()):
+            return _Change(what, values[0], values[-1] if len(values) > 1 else None)
     for what, metric in (("Mean reward", "reward/mean"), ("Cross-entropy", "learner/cross_entropy")):
         if values := _finite(series(facts.records, metric).values()):
             first, last = values[:_EDGE], values[-_EDGE:]
-            return what, sum(first) / len(first), sum(last) / len(last)
+            return _Change(what, sum(first) / len(first), sum(last) / len(last) if len(values) > 1 else None)
     return None
 
 
@@ -157,15 +164,16 @@ def _story(facts: Facts) -> str:
     found = _before_and_after(facts)
     if found is None:
         return "No score yet"
-    what, before, after = found
-    if facts.last_step == 0:
-        return f"{what} <b>{before:.2f}</b>"
-    return f"{what} <span class=pair><b>{before:.2f}</b> <i>→</i> <b class=now>{after:.2f}</b></span>"
+    if found.after is None:
+        return f"{found.what} <b>{found.before:.2f}</b>"
+    return f"{found.what} <span class=pair><b>{found.before:.2f}</b> <i>→</i> <b class=now>{found.after:.2f}</b></span>"
 
 
 def _plain_story(facts: Facts) -> str:
     found = _before_and_after(facts)
-    return f"{found[0]} {found[1]:.2f} → {found[2]:.2f}" if found else "no score yet"
+    if found is None:
+        return "no score yet"
+    return f"{found.what} {found.before:.2f}" + (f" → {found.after:.2f}" if found.after is not None else "")
 
 
 def _progress(facts: Facts) -> str:
@@ -249,9 +257,13 @@ def _chart(chart: Chart) -> str:
 
 
 def _chart_note(records: Sequence[MetricRecord]) -> str:
-    width = running_mean_width(len(series(records, "reward/mean")))
-    note = "Numbers are the newest."
-    return note if width == 1 else f"Thin lines are steps, thick ones the mean of {width} neighbours. {note}"
+    steps = len(series(records, "reward/mean"))
+    points = min(steps, MOST_POINTS)
+    width, note = running_mean_width(points), "Numbers are the newest."
+    if width == 1:
+        return note
+    thin = "steps" if steps == points else f"means of up to {math.ceil(steps / points)} steps"
+    return f"Thin lines are {thin}, thick ones the mean of {width} neighbours. {note}"
 
 
 def _ledger(records: Sequence[MetricRecord]) -> str:
