@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rlvr.plan.accelerators import machine_memory
 
@@ -57,11 +58,12 @@ def examine() -> list[Finding]:
 
 def show(findings: list[Finding]) -> None:
     """As a table; a run is possible when nothing is bad."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # 'rlvr[gpu]' is a name
     table = Table("", "what", "found", "so")
     style = {Health.GOOD: "green", Health.NOTE: "yellow", Health.BAD: "red"}
     for finding in findings:
-        table.add_row(f"[{style[finding.health]}]{finding.health}[/]", finding.what, finding.found, finding.follows)
+        health = Text(finding.health, style=style[finding.health])
+        table.add_row(health, finding.what, finding.found, finding.follows)
     console.print(table)
     bad = [finding.what for finding in findings if finding.health is Health.BAD]
     console.print(f"mend first: {', '.join(bad)}" if bad else "a run can start: try `rlvr demo`")

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr import doctor
 from rlvr.config import Config
-from rlvr.doctor import examine
+from rlvr.doctor import Finding, Health, examine, show
 from rlvr.placement import place
 
 
@@ -21,3 +21,8 @@ def test_cores_and_memory_are_those_that_roles_get(monkeypatch: pytest.MonkeyPat
     assert len(generator.cores) == len(learner.cores)
     assert found["cores"].follows == f"{len(learner.cores)} each for generator and learner"
     assert found["memory"].found == "3 GiB"
+
+
+def test_what_is_told_is_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    show([Finding(Health.NOTE, "vllm", "missing", "pip install 'rlvr[gpu]'")])
+    assert "pip install 'rlvr[gpu]'" in capsys.readouterr().out

@@ -166,10 +166,10 @@ def show(models: Sequence[ModelFacts], console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     across = max(1, (console.width - _LABEL_WIDTH) // _COLUMN_WIDTH)
     for first in range(0, len(models), across):
-        console.print(_table(models[first : first + across]))
+        console.print(_table(models[first : first + across]), markup=False)
     for facts in models:
         if facts.left_out:
-            console.print(f"{facts.name}: not counted: {', '.join(facts.left_out)}", style="dim")
+            console.print(f"{facts.name}: not counted: {', '.join(facts.left_out)}", style="dim", markup=False)
 
 
 def _table(models: Sequence[ModelFacts]) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +30,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
     """Print the plan."""
     console = console or Console(highlight=False)
     now, where = plan.now, _where(plan.gpus, plan.machine)
-    console.print(f"[bold]{plan.model.name}[/] on {where}: {now.split}")
+    console.print(f"[bold]{escape(plan.model.name)}[/] on {where}: {now.split}")
     console.print(_memory("learner", now.learner, now.learner_room))
     if now.learner.on_host:
         console.print(

@@ -249,6 +249,17 @@ def test_inspect_prints_models_side_by_side_and_as_json() -> None:
     assert [at["tokens"] for at in told[0]["at_context"]] == [1000]
 
 
+def test_a_folders_name_is_not_read_as_markup(tmp_path: Path) -> None:
+    folder = tmp_path / "[v2]" / "x[" / "b]"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(shipped_config("qwen3-0.6b")))
+    wide = {"COLUMNS": "300"}
+    for words in (["inspect", str(folder)], ["plan", f"model.name={folder}", "data.path=x", "--gpu", "h200"]):
+        told = CliRunner().invoke(app, words, env=wide)
+        assert told.exception is None or isinstance(told.exception, SystemExit)
+        assert str(folder) in told.stdout
+
+
 # -------------------------------------------------------------------- a run that can never fit
 
 
