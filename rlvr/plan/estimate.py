@@ -73,7 +73,7 @@ class Estimate:
 
     @property
     def generator_fits(self) -> bool:
-        return self.generator.longest_sequences >= 1
+        return self.generator.longest_sequences >= 1 and self.generator.memory.total <= self.generator.room
 
 
 def estimate(
@@ -81,10 +81,11 @@ def estimate(
 ) -> Estimate:
     """What `split` of `split.gpus` machines makes of a config."""
     gpu = not machine.is_cpu
-    generator_room, learner_room = _rooms(config, machine, split)
+    room = _generator_room(config, machine, split)
     generator = generator_memory(
-        config, architecture, work, gpu=gpu, room=generator_room, tensor_parallel=split.tensor_parallel if gpu else 1
+        config, architecture, work, gpu=gpu, room=room, tensor_parallel=split.tensor_parallel if gpu else 1
     )
+    learner_room = _learner_room(config, machine, split, generator)
     learner = learner_memory(config, architecture, gpu=gpu, gpus=split.learner_gpus if gpu else 1)
     wanted = max(1, min(config.generator.max_sequences, work.answers_in_flight // split.generators))
     sequences = max(1, min(wanted, generator.mean_sequences))
@@ -116,13 +117,25 @@ def generator_tensor_parallel(split: Split, gpu: bool) -> int:
     return split.tensor_parallel if gpu else 1
 
 
-def _rooms(config: Config, machine: Accelerator, split: Split) -> tuple[int, int]:
-    """Bytes that a generator, and that the learner, may take of one GPU; on a processor, of what others leave."""
-    if machine.is_cpu:
-        return machine.memory, machine.memory
+def _generator_room(config: Config, machine: Accelerator, split: Split) -> int:
+    """Bytes that a generator may take of one GPU; on a processor, of what others leave.
+
+    Its share bounds a cache that vLLM chooses. One whose size is set is taken beside the weights, whatever the share.
+    """
     on_gpu = split.generators if split.shared else 1
-    generator = int(machine.memory * config.generator.share_of_gpu(on_gpu, beside_learner=split.shared))
-    return generator, max(0, machine.memory - generator * split.generators) if split.shared else machine.memory
+    if machine.is_cpu:
+        return machine.memory
+    if config.generator.kv_cache_gib is not None:
+        return machine.memory // on_gpu
+    return int(machine.memory * config.generator.share_of_gpu(on_gpu, beside_learner=split.shared))
+
+
+def _learner_room(config: Config, machine: Accelerator, split: Split, generator: GeneratorMemory) -> int:
+    """Bytes that the learner may take: of a GPU that it shares, what generators leave."""
+    if machine.is_cpu or not split.shared:
+        return machine.memory
+    each = generator.room if config.generator.kv_cache_gib is None else generator.memory.total
+    return max(0, machine.memory - each * split.generators)
 
 
 def _problems(
@@ -145,6 +158,11 @@ def _problems(
         found.append(f"{split} need {needed} GPUs, and there are {split.gpus}")
     if learner.total > learner_room:
         found.append(f"the learner needs {gib(learner.total)}, and has {gib(learner_room)}")
+    if generator.memory.total > generator.room and config.generator.kv_cache_gib is not None and not machine.is_cpu:
+        found.append(
+            f"a generator needs {gib(generator.memory.total)} with generator.kv_cache_gib="
+            f"{config.generator.kv_cache_gib:g}, and has {gib(generator.room)}"
+        )
     if generator.kv_space < generator.per_sequence:
         found.append(
             f"a generator has {gib(max(0, generator.kv_space))} for keys and values, and its longest sequence "

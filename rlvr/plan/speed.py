@@ -15,6 +15,8 @@ from rlvr.architecture.parameters import count, expert_parameters
 from rlvr.config import Config
 from rlvr.plan.accelerators import Accelerator
 from rlvr.plan.activations import RUNS_ALL_EXPERTS
+from rlvr.plan.adapters import adapter_parameters
+from rlvr.plan.held import WIDE
 from rlvr.plan.memory import kv_shards
 from rlvr.plan.workload import Workload, generator_element, learner_element, shares_prompts
 
@@ -116,5 +118,9 @@ def _expert_flops(architecture: Architecture) -> tuple[float, float]:
 
 
 def publish_s(config: Config, architecture: Architecture, machine: Accelerator) -> float:
-    """Seconds for a version's way to the generators."""
-    return generator_element(config, gpu=not machine.is_cpu) * count(architecture).total / PUBLISH_BYTES_S
+    """Seconds for a version's way to the generators: all weights in their format, or the adapter in float32."""
+    if config.model.lora.publish == "adapter":
+        sent = WIDE * adapter_parameters(architecture, config.model.lora.rank)
+    else:
+        sent = generator_element(config, gpu=not machine.is_cpu) * count(architecture).total
+    return sent / PUBLISH_BYTES_S

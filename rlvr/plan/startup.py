@@ -33,7 +33,7 @@ def shortfall(config: Config, architecture: Architecture, machine: Machine) -> s
     if gpu:
         alone = len(machine.gpus) > 1
         on_gpu = 0 if config.learner.offload else learner // config.learner.ranks
-        needed = on_gpu if alone else on_gpu + generator // config.generator.tensor_parallel
+        needed = on_gpu if alone else on_gpu + config.generator.count * generator
         room, where = max(machine.gpus), "the largest GPU" if alone else "the GPU, which generator and learner share,"
     else:
         generators = 0 if machine.gpus else config.generator.count * generator

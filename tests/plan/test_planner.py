@@ -16,6 +16,7 @@ from rlvr.architecture.cost import kv_bytes
 from rlvr.cli import app
 from rlvr.config import Config
 from rlvr.plan.accelerators import GIB, GPUS, machine_memory, swap_space
+from rlvr.plan.adapters import adapter_parameters
 from rlvr.plan.estimate import Split
 from rlvr.plan.planner import Plan, PlanError, plan_run
 from rlvr.plan.show import bar, show
@@ -115,6 +116,27 @@ def test_a_mean_length_below_one_token_is_refused(option: str) -> None:
         plan_run(config_for("qwen3-8b"), "h200", 1, **{option: -5})
     with pytest.raises(PlanError, match="at least 1 token"):
         plan_run(config_for("qwen3-8b"), "h200", 1, **{option: 0})
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_cache_of_a_set_size_is_taken_whatever_the_generators_share(gpus: int) -> None:
+    """79.1 GiB: 500 are more than there is; 60 leave the learner of half a billion 15.7 where they share."""
+    large, middle = (
+        plan_run(config_for("qwen2.5-0.5b", generator={"kv_cache_gib": size}), "h100", gpus) for size in (500, 60)
+    )
+    assert "a generator needs 503.4 GiB with generator.kv_cache_gib=500, and has 79.1 GiB" in large.now.problems
+    [change] = [change for change in large.changes if "kv_cache_gib" in change.words]
+    assert plan_run(with_settings(large.config, change.words), "h100", gpus).fits
+    assert middle.fits == (gpus == 2)
+    room = GPUS["h100"].memory - (middle.now.generator.memory.total if gpus == 1 else 0)
+    assert middle.now.learner_room == room
+
+
+def test_an_adapter_that_is_published_alone_is_sent_alone() -> None:
+    lora = {"rank": 16, "publish": "adapter"}
+    model = find_model("qwen3-8b").architecture
+    plan = plan_run(config_for({"name": "qwen3-8b", "lora": lora}), "h200", 2)
+    assert plan.now.publish_s == pytest.approx(4 * adapter_parameters(model, 16) / 2e9)
 
 
 def test_ranks_are_not_put_on_one_gpu() -> None:
@@ -329,6 +351,15 @@ def test_ranks_and_offload_are_not_refused_for_what_one_gpu_lacks() -> None:
     assert shortfall(config_for("qwen3-8b"), model, machine) is not None
     assert shortfall(config_for("qwen3-8b", learner={"ranks": 4}), model, machine) is None
     assert shortfall(config_for("qwen3-8b", learner={"offload": True}), model, machine) is None
+
+
+def test_every_generator_on_the_one_gpu_has_weights_there() -> None:
+    """Qwen3-0.6B: 596,049,920 parameters, 2 bytes each in a generator, and 16 in the learner."""
+    model = find_model("qwen3-0.6b").architecture
+    for count in (1, 8):
+        config, needed = config_for("qwen3-0.6b", generator={"count": count}), (16 + 2 * count) * 596_049_920
+        assert shortfall(config, model, Machine(64 * GIB, (needed,))) is None
+        assert shortfall(config, model, Machine(64 * GIB, (needed - 1,))) is not None
 
 
 def test_weights_of_four_bits_are_not_refused_for_what_float32_would_take() -> None:
