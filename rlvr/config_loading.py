@@ -104,7 +104,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no config file at {path} (looked from {Path.cwd()})")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if tree is None:
         return {}
@@ -148,6 +148,10 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "value_error":
         reason = detail["msg"].removeprefix("Value error, ")
         return f"{path}: {reason}" if path else reason
+    section = parent if detail["loc"] and isinstance(detail["loc"][-1], int) else _section_at(parent, name)
+    if detail["type"] == "model_type" and section is not None:
+        got = "nothing; leave it out" if detail["input"] is None else f"{detail['input']!r:.80}"
+        return f"{path}: a section of settings, got {got}; known in it: {', '.join(section.model_fields)}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     got = repr(detail["input"])
     near = difflib.get_close_matches(str(detail["input"]), _quoted(detail["msg"]), n=1)

@@ -247,3 +247,22 @@ def test_a_setting_has_a_word_of_why_and_a_range(path: str) -> None:
     choices = typing.get_args(field.annotation) or (field.annotation,)
     if any(choice in (int, float) for choice in choices):
         assert field.metadata, "a number without a range"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"learner": 5}, "learner: a section of settings, got 5; known in it: optimizer,"),
+        ({"learner": None}, "learner: a section of settings, got nothing; leave it out; known in it: optimizer,"),
+        ({"reward": {"functions": [3]}}, "reward.functions.0: a section of settings, got 3; known in it: use,"),
+        ({"evaluation": {"data": 3}}, "evaluation.data: a section of settings, got 3; known in it: path,"),
+    ],
+)
+def test_what_is_no_section_is_told_what_one_holds(settings: dict[str, Any], told: str) -> None:
+    assert told in refusal(**settings)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not valid YAML"):
+        load_config([tmp_path / "a.yaml"])

@@ -112,8 +112,9 @@ def _from_hub(name: str, ask: bool) -> Model:
     config = _hub_file(name, "config.json", ask=False) or (_hub_file(name, "config.json", ask=True) if ask else None)
     if config is None:
         raise ModelNotFound(
-            f"{name}: its config.json is not in the hub's local cache, and the hub has none or does not answer; "
-            f"without a network, name a folder or one of {', '.join(shipped_names())}"
+            f"{name}: no such folder (looked from {Path.cwd()}), and as a hub name its config.json is not in the hub's "
+            "local cache, and the hub has none or does not answer; without a network, name a folder or one of "
+            f"{', '.join(shipped_names())}"
         )
     card = _hub_file(name, "README.md", ask=ask)
     return _from_files(name, config, card or config.with_name("README.md"))

@@ -221,6 +221,11 @@ def test_a_name_nobody_knows_is_answered_with_the_nearest() -> None:
         find_model("deepseek-v4")
 
 
+def test_a_folder_that_is_not_there_is_said_where_its_name_could_be_the_hubs() -> None:
+    with pytest.raises(ModelNotFound, match=r"runs/policy: no such folder \(looked from "):
+        find_model("runs/policy", ask_hub=False)
+
+
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no config\.json"):
         find_model(str(tmp_path))
