@@ -45,7 +45,7 @@ def main() -> None:
     except USER_ERRORS as error:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt:
-        sys.exit("interrupted; go on with `rlvr train --resume` and the run's folder")
+        sys.exit("interrupted; a run goes on with its command, --resume and run_dir=FOLDER")
 
 
 @app.command()
@@ -153,7 +153,7 @@ def export(
     out: Annotated[Path, typer.Option(help="the folder to write, which must not be there yet")],
     adapter: Annotated[bool, typer.Option("--adapter", help="the LoRA adapter alone, in peft's form")] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; unset: as the generators held it")
+        str | None, typer.Option(help="float32, bfloat16 or float16; unset: the run's generator.dtype or model.dtype, else float32")
     ] = None,
 ) -> None:
     """Write a checkpoint's policy as a plain Hugging Face folder, adapters merged, that transformers and vLLM load."""

@@ -106,3 +106,13 @@ def test_what_cannot_be_exported_is_said(config: MakeConfig, tmp_path: Path) -> 
     (run / "checkpoints").rename(run / "elsewhere")
     assert "no complete checkpoint" in refused(str(run), "--out", out)
     assert not Path(out).exists()
+
+
+def test_a_base_in_four_bits_is_merged_on_a_gpu_alone(config: MakeConfig, tmp_path: Path) -> None:
+    run, _ = run_with(config("llama", model={"lora": {"rank": 2}}), tmp_path / "run", steps=1)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("quantize: false", "quantize: true"))
+    done = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, ExportError)
+    assert "merging needs that base" in str(done.exception)
+    assert "adapter of version 1" in export(str(run), "--out", str(tmp_path / "out"), "--adapter")
