@@ -153,7 +153,10 @@ def export(
     out: Annotated[Path, typer.Option(help="the folder to write, which must not be there yet")],
     adapter: Annotated[bool, typer.Option("--adapter", help="the LoRA adapter alone, in peft's form")] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; unset: the run's generator.dtype or model.dtype, else float32")
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16; unset: the run's generator.dtype or model.dtype, else float32"
+        ),
     ] = None,
 ) -> None:
     """Write a checkpoint's policy as a plain Hugging Face folder, adapters merged, that transformers and vLLM load."""
