@@ -307,11 +307,21 @@ def _freeze_indexers(network: PreTrainedModel) -> None:
 
 def _add_adapter(network: PreTrainedModel, config: LoraConfig) -> peft.PeftModel:
     """Freeze the network and put adapters into it, in place."""
-    return peft.get_peft_model(
-        network,
-        peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.targets, task_type="CAUSAL_LM"),
-        adapter_name=ADAPTER,
-    ).eval()
+    lora = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=config.targets,
+        exclude_modules=_never_adapted(network),
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(network, lora, adapter_name=ADAPTER).eval()
+
+
+def _never_adapted(network: PreTrainedModel) -> list[str] | None:
+    """An indexer, which gets no gradient, and a router that is a linear layer (Llama 4's): its forward pass returns
+    more than the one tensor that peft adds to. None where there is neither; an empty list peft would warn of."""
+    linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    return [n for n, module in linear.items() if ".indexer." in n or "Router" in type(module).__name__] or None
 
 
 def _decoder(network: PreTrainedModel) -> nn.Module:

@@ -23,7 +23,7 @@ from rlvr.architecture.facts import (
     QKNorm,
 )
 from rlvr.architecture.parameters import expert_parameters, linear_layers
-from rlvr.plan.adapters import adapted_matrices, adapts_dense_mlps
+from rlvr.plan.adapters import adapted_matrices, adapts_dense_mlps, adapts_experts
 
 WIDE = 4  # bytes of a float32
 # The families whose code in transformers runs every expert on every token, and adds up those that were chosen.
@@ -39,6 +39,7 @@ class Pass:
     of a line apart, so that keys and values are repeated for the heads that share them. `fuses_latent`: torch's takes
     values of another width than keys (CUDA's does, the CPU's does not and keeps all probabilities). `adapter_rank` 0
     trains all parameters, else adapters on all linear layers. `quantized`: those layers are held in 4 bits.
+    `alone`: a line holds one row, and attention needs no mask but for a window that is shorter.
     """
 
     tokens: int
@@ -48,6 +49,7 @@ class Pass:
     fuses_latent: bool
     adapter_rank: int = 0
     quantized: bool = False
+    alone: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -86,7 +88,7 @@ def layer_copies_bytes(layer: Layer, architecture: Architecture, run: Pass) -> i
     """
     hidden, total = architecture.hidden, 0
     mixture = layer.mlp if isinstance(layer.mlp, MixtureOfExperts) else None
-    if mixture is not None and not run.trains_all:
+    if mixture is not None and not run.trains_all and adapts_experts(architecture):
         total += WIDE * mixture.experts * expert_parameters(mixture, hidden)
     if not run.mixed:
         return total
@@ -144,11 +146,12 @@ def _attention_bytes(attention: Attention, hidden: int, run: Pass) -> float:
 def _grouped_bytes(attention: GroupedQueryAttention, run: Pass) -> float:
     e, heads, shared = run.element, attention.query_heads, attention.key_value_heads
     queries, keys = heads * attention.head_width, shared * attention.head_width
-    seen = keys if run.spans else queries  # a mask goes with keys and values repeated for every head
+    masked = not run.spans and not (run.alone and _sees_line(attention, run.line))
+    seen = queries if masked else keys  # a mask goes with keys and values repeated for every head
     total = e * (2 * queries + 2 * seen) + WIDE * heads  # queries, output, keys, values; log of the normalizer
     if run.spans:
         total += WIDE * heads  # the normalizer in two parts
-    if not run.spans:
+    if masked:
         total += e * run.line  # the mask
     if (attention.partly_rotary and not run.spans) or (run.mixed and not run.trains_all):
         total += e * queries  # the output once more, in the order that the next layer (or its adapter) reads
@@ -159,6 +162,10 @@ def _grouped_bytes(attention: GroupedQueryAttention, run: Pass) -> float:
         case QKNorm.L2:
             total += WIDE * (queries + keys) + WIDE * (heads + shared)
     return total
+
+
+def _sees_line(attention: GroupedQueryAttention, line: int) -> bool:
+    return attention.window is None or line <= attention.window.tokens
 
 
 def _latent_bytes(attention: LatentAttention, run: Pass) -> float:
@@ -196,8 +203,9 @@ def _gated_bytes(width: int, run: Pass, trained: bool) -> int:
 
 def _mixture_bytes(mixture: MixtureOfExperts, architecture: Architecture, run: Pass) -> int:
     hidden, shared = architecture.hidden, mixture.shared_experts * mixture.shared_width
-    readers = 1 + (2 if shared and run.trains_all else 0)  # the router; gate and up of shared experts
-    total = _norm_bytes(hidden, readers, run) + _gated_bytes(shared, run, run.trains_all)
+    trained = run.trains_all or adapts_dense_mlps(architecture)
+    readers = 1 + (2 if shared and trained else 0)  # the router; gate and up of shared experts
+    total = _norm_bytes(hidden, readers, run) + _gated_bytes(shared, run, trained)
     if architecture.family in RUNS_ALL_EXPERTS:
         return total + _all_experts_bytes(mixture, hidden, run)
     return total + _chosen_experts_bytes(mixture, hidden)
@@ -210,5 +218,9 @@ def _chosen_experts_bytes(mixture: MixtureOfExperts, hidden: int) -> int:
 
 
 def _all_experts_bytes(mixture: MixtureOfExperts, hidden: int, run: Pass) -> int:
-    """As for the chosen ones, but of all; inputs are kept before and after they are weighted."""
-    return mixture.experts * (WIDE * hidden + run.element * (hidden + 4 * mixture.width))
+    """As for the chosen ones, but of all; inputs are kept before and after they are weighted.
+
+    Experts that are frozen need neither the inputs of gate and up, nor that of down.
+    """
+    products = hidden + 4 * mixture.width if run.trains_all else 3 * mixture.width
+    return mixture.experts * (WIDE * hidden + run.element * products)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from rlvr.architecture.facts import Architecture, Layer
 from rlvr.architecture.parameters import Matrix, attention_matrices, linear_layers
 
+UNADAPTED_EXPERTS = frozenset({"llama4_text"})
+
 
 def adapter_parameters(architecture: Architecture, rank: int) -> int:
     """Of adapters of `rank` on all linear layers: two matrices each, rank x inputs and outputs x rank.
@@ -19,6 +21,7 @@ def adapter_parameters(architecture: Architecture, rank: int) -> int:
     experts = sum(
         number * (m.experts * (2 * (h + 2 * m.width) + (m.width + h)) + (h + m.experts))
         for m, number in architecture.mixtures()
+        if adapts_experts(architecture)
     )
     return rank * (linear + experts)
 
@@ -36,6 +39,11 @@ def adapted_matrices(layer: Layer, architecture: Architecture) -> list[Matrix]:
     return attention_matrices(layer.attention, architecture.hidden)
 
 
+def adapts_experts(architecture: Architecture) -> bool:
+    """Whether routed experts and their router get adapters: those of Llama 4 stay frozen."""
+    return architecture.family not in UNADAPTED_EXPERTS
+
+
 def adapts_dense_mlps(architecture: Architecture) -> bool:
-    """In a model with experts peft takes the names gate, up and down for theirs, and leaves other MLPs frozen."""
-    return architecture.moe_layers == 0
+    """Where experts are adapted peft takes the names gate, up and down for theirs, and leaves other MLPs frozen."""
+    return architecture.moe_layers == 0 or not adapts_experts(architecture)

@@ -16,7 +16,7 @@ from rlvr.plan.activations import (
     saved_bytes,
     weight_copies_bytes,
 )
-from rlvr.plan.adapters import adapted_layers
+from rlvr.plan.adapters import adapted_layers, adapts_experts
 from rlvr.plan.held import WIDE, Part, held_parts
 from rlvr.plan.muon_step import muon_step_bytes
 from rlvr.plan.workload import Workload, generator_element, largest_pass
@@ -67,7 +67,9 @@ def _pass_parts(config: Config, architecture: Architecture, run: Pass, sharded: 
         parts.append(Part("gathered", _gathered_bytes(architecture, run.element), "two layers; embeddings and head"))
     elif copies := _copies_bytes(architecture, run, checkpointed):
         how = (
-            "copies, and experts with adapters" if lora and architecture.moe_layers else "bfloat16 copies for autocast"
+            "copies, and experts with adapters"
+            if lora and architecture.moe_layers and adapts_experts(architecture)
+            else "bfloat16 copies for autocast"
         )
         parts.append(Part("weights in use", copies, how))
     activations = (checkpointed_bytes if checkpointed else saved_bytes)(architecture, run)

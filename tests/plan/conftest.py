@@ -32,6 +32,9 @@ GROUPED = COMMON | {"num_key_value_heads": 2}
 ROUTED = {"moe_intermediate_size": 48, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2}
 LATENT = COMMON | {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
 LATENT |= {"q_lora_rank": 40, "kv_lora_rank": 24, "qk_rope_head_dim": 16, "qk_nope_head_dim": 20, "v_head_dim": 28}
+INDEXED = LATENT | ROUTED | {"index_topk": 512, "index_n_heads": 2, "index_head_dim": 32, "first_k_dense_replace": 1}
+CHUNKED = GROUPED | {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 96}
+CHUNKED |= {"interleave_moe_layer_step": 2, "attention_chunk_size": 256}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", GROUPED | {"head_dim": 32}),
     "qwen2": ("qwen2", GROUPED | {"tie_word_embeddings": True}),
@@ -40,6 +43,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         GROUPED | {"head_dim": 32, "moe_intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 2},
     ),
     "glm4_moe": ("glm4_moe", GROUPED | ROUTED | {"head_dim": 32, "n_group": 1, "topk_group": 1, "use_qk_norm": True}),
+    "glm_moe_dsa": ("glm_moe_dsa", INDEXED),
+    "llama4_text": ("llama4_text", CHUNKED),
+    "mixtral": ("mixtral", GROUPED | {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "deepseek_v3": ("deepseek_v3", LATENT | ROUTED),
     "deepseek_v3_equal_widths": ("deepseek_v3", LATENT | ROUTED | {"v_head_dim": 36}),
 }

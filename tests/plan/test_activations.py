@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlvr.learn.model import PolicyModel
-from rlvr.learn.packing import MicroBatch, pack
+from rlvr.learn.packing import Layout, MicroBatch, pack
 from rlvr.learn.selfcheck import scored_row
 from rlvr.plan.activations import (
     Pass,
@@ -62,7 +62,8 @@ def measured_bytes(model: PolicyModel, batch: MicroBatch) -> int:
 def pass_of(model: PolicyModel, batch: MicroBatch, *, element: int, lora: int) -> Pass:
     lines, length = batch.token_ids.shape
     spans = batch.spans is not None
-    return Pass(lines * length, length, element, spans=spans, fuses_latent=False, adapter_rank=lora)
+    alone = model.plan.layout is Layout.ALONE
+    return Pass(lines * length, length, element, spans=spans, fuses_latent=False, adapter_rank=lora, alone=alone)
 
 
 def expected_bytes(tiny: Tiny, run: Pass, read: int) -> int:
@@ -84,6 +85,13 @@ def expected_bytes(tiny: Tiny, run: Pass, read: int) -> int:
         ("qwen3_moe", "float32", 4),
         ("qwen3_moe", "bfloat16", 4),
         ("glm4_moe", "bfloat16", 0),
+        ("mixtral", "bfloat16", 0),
+        ("glm_moe_dsa", "float32", 0),
+        ("glm_moe_dsa", "bfloat16", 0),
+        ("llama4_text", "float32", 0),
+        ("llama4_text", "bfloat16", 0),
+        ("llama4_text", "float32", 4),
+        ("llama4_text", "bfloat16", 4),
         ("deepseek_v3", "float32", 0),
         ("deepseek_v3", "bfloat16", 0),
         ("deepseek_v3", "bfloat16", 4),
@@ -117,7 +125,9 @@ def test_checkpointed_layers_leave_their_inputs(
     assert expected == pytest.approx(measured_bytes(model, batch), rel=0.05)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "deepseek_v3", "glm4_moe"])
+@pytest.mark.parametrize(
+    "family", ["qwen3", "qwen3_moe", "deepseek_v3", "glm4_moe", "mixtral", "glm_moe_dsa", "llama4_text"]
+)
 def test_adapter_parameters_are_those_that_peft_makes(tiny: Callable[[str], Tiny], family: str) -> None:
     made = tiny(family)
     model = PolicyModel(made.config(lora=4))

@@ -38,7 +38,7 @@ def parts(config: Config, architecture: Architecture, *, gpu: bool, gpus: int = 
     return {part.name: part.bytes for part in learner_memory(config, architecture, gpu=gpu, gpus=gpus).parts}
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen2", "qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "qwen3_moe", "deepseek_v3", "glm_moe_dsa", "llama4_text"])
 @pytest.mark.parametrize(
     ("lora", "optimizer", "state"), [(0, "adamw", "AdamW"), (4, "adamw", "AdamW"), (0, "muon", "Muon, AdamW")]
 )
