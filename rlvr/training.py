@@ -186,6 +186,7 @@ class Training:
         self.job = job
         self.folder = folder
         self.roles = roles
+        self.scorer = scorer
         self.console = console
         self.teaching = teaching
         self.algorithm = algorithm_of(config, job.rewards, job.algorithm)
@@ -224,8 +225,10 @@ class Training:
 
     async def run(self) -> None:
         """All steps of the run."""
-        await self.publish()  # learner and generators start from weights that are shown to be the same
-        await self.evaluate()
+        with self.stages("publish"):
+            await self.publish()  # learner and generators start from weights that are shown to be the same
+        with self.stages("evaluate"):
+            await self.evaluate()
         self.clock.times(*self.stages.finish_step(), await self.roles.pool.statuses())  # counts from here
         self.rollouts.start()
         while self.step < self.config.steps:
@@ -302,7 +305,6 @@ class Training:
         """Held-out tasks at the version just published; no update arrives while this waits."""
         if self.job.held_out is None or any(e.version == self.version for e in self.evaluations):
             return
-        self.console.stage("evaluate")
         report = await evaluate_tasks(self.evaluation_runner, self.job.held_out.tasks, self.version, self.job.verifier)
         self.evaluations.append(report)
         of_teachers, objection = self.teaching.evaluated(report) if self.teaching is not None else ({}, None)
@@ -386,11 +388,12 @@ class Training:
     # ---------------------------------------------------------------- for the watchdog
 
     async def progress(self) -> Hashable:
-        """Changes with all that moves: a stage, a finished group, a token, a teacher's answer, a micro-batch."""
+        """Changes with all that moves: a stage, a finished group, a token, a verdict, a teacher's answer, a micro-batch."""
         statuses, micro_batches = await asyncio.gather(self.roles.pool.statuses(), self.roles.learner.micro_batches())
         tokens = sum(status.generated_tokens for status in statuses)
         taught = self.teaching.progress() if self.teaching is not None else 0
-        return self.stages.changes, self.rollouts.finished_groups, tokens, taught, micro_batches
+        groups, calls = self.rollouts.finished_groups, self.scorer.ended_calls
+        return self.stages.changes, groups, tokens, calls, taught, micro_batches
 
     def where_it_stands(self) -> str:
         oldest = self.rollouts.oldest_in_flight()

@@ -18,9 +18,10 @@ from rlvr.learner_handle import LocalLearner
 from rlvr.stages import Stages
 from rlvr.training import Training
 from rlvr.types import RLStream, Row
+from rlvr.watchdog import Stalled
 
 
-async def test_a_token_a_group_a_stage_a_teachers_answer_and_a_micro_batch_are_each_progress() -> None:
+async def test_a_token_a_group_a_verdict_a_stage_a_teachers_answer_and_a_micro_batch_are_each_progress() -> None:
     counts = SimpleNamespace(generated_tokens=0, micro_batches=0, answers=0)
 
     async def statuses() -> list[Any]:
@@ -32,6 +33,7 @@ async def test_a_token_a_group_a_stage_a_teachers_answer_and_a_micro_batch_are_e
     run: Any = SimpleNamespace(
         stages=Stages(),
         rollouts=SimpleNamespace(finished_groups=0),
+        scorer=SimpleNamespace(ended_calls=0),
         roles=SimpleNamespace(
             pool=SimpleNamespace(statuses=statuses), learner=SimpleNamespace(micro_batches=micro_batches)
         ),
@@ -48,9 +50,11 @@ async def test_a_token_a_group_a_stage_a_teachers_answer_and_a_micro_batch_are_e
     seen.append(await Training.progress(run))
     run.rollouts.finished_groups += 1
     seen.append(await Training.progress(run))
+    run.scorer.ended_calls += 1
+    seen.append(await Training.progress(run))
     with run.stages("learn"):
         seen.append(await Training.progress(run))
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 7
 
 
 def row(group: int) -> Row:
@@ -121,3 +125,22 @@ def test_loading_and_exporting_have_deadlines_of_their_own(tmp_path: Path, monke
             **settings,
         )
     assert calls == [("train", True), ("export", False), ("load", False), ("train", True), ("export", False)]
+
+
+def test_a_verdict_that_an_evaluation_waits_for_in_vain_is_named_by_its_stage(tmp_path: Path) -> None:
+    async def never(completion: str) -> float:
+        await asyncio.Event().wait()
+        return 0.0
+
+    with pytest.raises(Stalled, match="nothing has moved for 1 s .*step 1, stage evaluate"):
+        rlvr.train(
+            model="tiny",
+            data={"path": rows(Split.TRAIN, 4, 0), "prompt": "question"},
+            evaluation_data={"path": rows(Split.HELD_OUT, 2, 0), "prompt": "question"},
+            reward=never,
+            sampling={"max_new_tokens": 4},
+            generator={"engine": "transformers"},
+            cluster={"backend": "local", "watchdog_s": 1},
+            run_dir=tmp_path / "run",
+            tensorboard=False,
+        )

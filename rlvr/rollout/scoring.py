@@ -89,6 +89,7 @@ class Scorer:
         self._deadline_s = deadline_s
         self._retries = retries
         self._pool = WorkerPool(size=workers)
+        self.ended_calls = 0  # moves with each call of a reward, whatever comes of it: the watchdog looks at it
 
     async def score(self, task: Task, trajectories: Sequence[Trajectory]) -> list[Score]:
         """One score per trajectory, in order, of the rewards that judge the task's row."""
@@ -157,6 +158,7 @@ class Scorer:
     async def _try(self, reward: Reward, arguments: dict[str, Any], count: int) -> list[Score]:
         for _ in range(self._retries + 1):
             verdicts = await self._call(reward, arguments, count)
+            self.ended_calls += 1
             if all(v.outcome not in (Outcome.TIMEOUT, Outcome.CRASHED) for v in verdicts):
                 break
         return verdicts

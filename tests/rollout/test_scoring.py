@@ -344,3 +344,24 @@ def test_a_decorated_function_still_answers_a_direct_call() -> None:
     described = reward(name="right", weight=0.5)(functions.equal)
     assert (described.name, described.weight) == ("right", 0.5)
     assert described("4", answer="4") is True
+
+
+# -------------------------------------------------------------------- what the watchdog sees
+
+
+async def test_each_call_counts_when_it_ends_whatever_comes_of_it() -> None:
+    """One process, many answers: the last verdict may come long after the last token."""
+
+    async def fails_on_b(completion: str) -> float:
+        if completion == "b":
+            raise ValueError("b")
+        if completion == "c":
+            await asyncio.Event().wait()
+        return 1.0
+
+    scorer = Scorer([Reward(fails_on_b, "it")], deadline_s=0.05, retries=1, workers=1)
+    await scorer.score(task(), answered("a"))
+    assert scorer.ended_calls == 1
+    await scorer.score(task(), answered("a", "b", "c"))
+    assert scorer.ended_calls == 1 + 1 + 2 + 2
+    scorer.close()
