@@ -66,6 +66,16 @@ class Job:
         assert found is not None, "check_rows has seen to it"
         return found.name
 
+    def notices(self) -> list[str]:
+        """What a user should know of the data: prompts that are left out."""
+        sets = [("data", self.config.data, self.tasks), ("evaluation.data", self.config.evaluation.data, self.held_out)]
+        return [
+            f"{found.too_long} prompts of {section} are longer than its max_prompt_tokens="
+            f"{config.max_prompt_tokens} and left out; {len(found.tasks)} remain"
+            for section, config, found in sets
+            if config is not None and found is not None and found.too_long
+        ]
+
     def scorer(self) -> Scorer:
         """The reward functions with their deadline; to be closed."""
         c = self.config.reward
@@ -107,6 +117,7 @@ def prepare(config: Config, rewards: Sequence[Reward] | None = None) -> Job:
     check_rows(rewards, tasks, "data")
     if held_out is not None:
         check_rows(rewards, held_out, "evaluation.data")
+        check_room(held_out, config)
     job = Job(config, tokenizer, tasks, held_out, rewards, load_env(config.env))
     job.sampling()  # refuses a stop that is not one token
     return job
@@ -127,6 +138,17 @@ def check_rows(rewards: Sequence[Reward], tasks: TaskSet, setting: str) -> None:
                 f"{setting}: no reward with a weight judges the row with the prompt "
                 f"{task.prompt[-1]['content']!r:.80}: give one a `where` that fits it, or leave the row out"
             )
+
+
+def check_room(held_out: TaskSet, config: Config) -> None:
+    """Raise PreparationError for a held-out prompt that the generators of `config` have no room for."""
+    longest, room = max(len(task.prompt_ids) for task in held_out.tasks), config.data.max_prompt_tokens
+    if longest > room:
+        raise PreparationError(
+            f"evaluation.data: its longest prompt has {longest} tokens, and generators have room for "
+            f"data.max_prompt_tokens={room}: raise that to {longest}, or set evaluation.data.max_prompt_tokens={room}, "
+            "which leaves longer ones out"
+        )
 
 
 def _refuse_idle(rewards: Sequence[Reward], tasks: TaskSet) -> None:

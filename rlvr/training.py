@@ -129,7 +129,7 @@ async def train_with(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(to_yaml(job.config), encoding="utf-8")
     async with AsyncExitStack() as parts:
-        for notice in roles.notices:
+        for notice in (*roles.notices, *job.notices()):
             append_event(folder, 0 if checkpoint is None else checkpoint.state.step, EventKind.NOTE, notice)
             console.note(notice)
         scorer = job.scorer()

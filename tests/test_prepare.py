@@ -126,6 +126,28 @@ def test_held_out_tasks_must_have_what_a_reward_takes(make_config: MakeConfig, t
         prepare(make_config(**settings))
 
 
+def test_prompts_that_are_left_out_are_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    assert prepare(make_config()).notices() == []
+    row = {"prompt": "2+2? " * 99, "answer": "4"}
+    for name in ("train.jsonl", "held_out.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    held_out = {"path": str(tmp_path / "held_out.jsonl"), "max_prompt_tokens": 64}
+    job = prepare(make_config("data.max_prompt_tokens=65", evaluation={"data": held_out}))
+    assert job.notices() == [
+        "1 prompts of data are longer than its max_prompt_tokens=65 and left out; 2 remain",
+        "1 prompts of evaluation.data are longer than its max_prompt_tokens=64 and left out; 2 remain",
+    ]
+
+
+def test_held_out_prompts_that_generators_have_no_room_for_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Generators are started for the training data's longest prompt."""
+    (tmp_path / "held_out.jsonl").write_text(json.dumps({"prompt": "2+2? " * 99, "answer": "4"}) + "\n")
+    config = make_config("data.max_prompt_tokens=64", evaluation={"data": str(tmp_path / "held_out.jsonl")})
+    with pytest.raises(PreparationError, match=r"data\.max_prompt_tokens=64: raise that to \d+, or set evaluation"):
+        prepare(config)
+
+
 def test_an_engine_that_is_not_installed_is_told_with_how_to_install_it(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,16 @@ def test_a_loss_on_experts_that_no_example_names_is_refused(tmp_path: Path) -> N
         prepare_sft(load_config([], [f"model={tmp_path}", "data=none", "learner.router.balance_loss=0.1"]))
 
 
+def test_held_out_prompts_that_generators_have_no_room_for_are_refused(tmp_path: Path) -> None:
+    for name, repeats in (("train", 1), ("held_out", 30)):
+        row = {"prompt": "How many pens? " * repeats, "completion": "3", "answer": "3"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    paths = [f"data.path={tmp_path / 'train.jsonl'}", f"evaluation.data.path={tmp_path / 'held_out.jsonl'}"]
+    config = load_config([], ["model=tiny", "data.max_prompt_tokens=32", "reward=exact_text", *paths])
+    with pytest.raises(PreparationError, match=r"data\.max_prompt_tokens=32: raise that to \d+, or set evaluation"):
+        prepare_sft(config)
+
+
 # ---------------------------------------------------------------------- examples
 
 

@@ -5,7 +5,7 @@ verdict, in their order: a number for all its tokens, or a list with one number 
 stands where an advantage stands: it multiplies the gradient of the token's log-probability, times what the kernel,
 correction and masks of the run's preset make of the policy's ratio. 0 is not trained.
 
-It is called once a step. With `rollout.drop_zero_variance` it is also called with each finished group alone, which is
+It is called once a step that has groups. With `rollout.drop_zero_variance` it is also called with each finished group alone, which is
 left out where all its weights are 0.
 """
 
@@ -32,6 +32,8 @@ class OwnAlgorithm:
     function: WeightsOfGroups
 
     def __call__(self, groups: Sequence[Group]) -> Sequence[Sequence[Weight]]:
+        if not groups:  # all were filtered, so there is nothing to ask
+            return []
         weights = self.function(groups)
         if len(weights) != len(groups):
             raise AlgorithmError(f"{self._name} gave {len(weights)} entries for {len(groups)} groups")

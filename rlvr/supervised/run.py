@@ -27,6 +27,7 @@ from rlvr.prepare import (
     Job,
     PreparationError,
     check_learner,
+    check_room,
     load_tokenizer,
     open_run,
     prepare,
@@ -85,6 +86,8 @@ def prepare_supervised(config: Config, load: LoadExamples) -> SupervisedJob:
         )
     # A run without rollouts has neither tasks nor rewards but those of its evaluation.
     asked = prepare(config.model_copy(update={"data": config.evaluation.data})) if answers_held_out(config) else None
+    if asked is not None:
+        check_room(asked.tasks, config)
     tokenizer = load_tokenizer(config.model.name)
     examples = load(config, tokenizer)
     held_out = None

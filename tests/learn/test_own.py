@@ -68,6 +68,14 @@ def test_a_group_is_flat_when_no_sampled_token_has_a_weight() -> None:
     assert own(lambda groups: [[[0.0, 9.0, 0.0], 0] for _ in groups]).is_flat(GROUP)
 
 
+def test_a_step_whose_groups_were_all_filtered_asks_for_nothing() -> None:
+    def mean_of_all(groups: Sequence[Group]) -> list[list[float]]:
+        values = [value for g in groups for value in g.values()]
+        return [[value - sum(values) / len(values) for value in g.values()] for g in groups]
+
+    assert own(mean_of_all).advantage([]) == []
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
