@@ -24,9 +24,14 @@ def go_on(folder: RunFolder, state: CheckpointState) -> None:
 def first_evaluation(folder: RunFolder, verifier: VerifierOf) -> EvaluationReport | None:
     """The run's first, whoever has resumed it since; `verifier` is as in `summarize`. Raises RunFolderError."""
     steps = folder.evaluation_steps()
-    if not steps:
+    return evaluation_after(folder, steps[0], verifier) if steps else None
+
+
+def evaluation_after(folder: RunFolder, step: int, verifier: VerifierOf) -> EvaluationReport | None:
+    """The one that was made after `step`, None where none was; `verifier` as above. Raises RunFolderError."""
+    if step not in folder.evaluation_steps():
         return None
-    groups = read_groups(folder.evaluation(steps[0]))
+    groups = read_groups(folder.evaluation(step))
     version = newest_version(trajectory for group in groups for trajectory in group.trajectories)
     return summarize(groups, version, verifier)
 

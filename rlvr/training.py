@@ -31,7 +31,7 @@ from rlvr.learn.rows import rows_from
 from rlvr.metrics import MetricLog, read_metrics
 from rlvr.prepare import Job
 from rlvr.report.page import write_report
-from rlvr.resumed import first_evaluation, go_on
+from rlvr.resumed import evaluation_after, first_evaluation, go_on
 from rlvr.reward_function import Combine, Reward
 from rlvr.rollout.ledger import Fate
 from rlvr.rollout.rollouts import Rollouts
@@ -168,6 +168,16 @@ def mean_advantages(groups: Sequence[Group], advantages: Sequence[Sequence[Weigh
     ]
 
 
+def nothing_trained(filtered: Sequence[tuple[Group, Fate]]) -> str:
+    """Why a step has no groups, in words."""
+    flat = sum(fate is Fate.ZERO_VARIANCE for _, fate in filtered)
+    return (
+        f"none of the {len(filtered)} groups sampled for this step is worth training: in {flat} all answers score the "
+        f"same, {len(filtered) - flat} have too few verdicts. Easier or harder tasks, a reward with more steps between "
+        "right and wrong, or a larger rollout.group_size or rollout.max_refill may help"
+    )
+
+
 class Training:
     """The state of a run: what has been trained, what is in flight, and the books."""
 
@@ -202,7 +212,7 @@ class Training:
         if checkpoint is not None:
             for record in read_metrics(folder.metrics):
                 self.health.news(self.health.read(record.values))
-        self.evaluations: list[EvaluationReport] = []
+        self.evaluation: EvaluationReport | None = None  # the last; it holds all its answers
         self.evaluation_runner = job.runner(
             roles.pool, scorer, job.evaluation_sampling(), config.evaluation.samples, "evaluation"
         )
@@ -222,6 +232,7 @@ class Training:
             await self.roles.learner.load(self.checkpoint.learner)
             if self.teaching is not None:
                 await self.teaching.load(self.checkpoint.teaching())
+            self.evaluation = self.evaluation_before_resume()
 
     async def run(self) -> None:
         """All steps of the run."""
@@ -258,7 +269,7 @@ class Training:
         self.rollouts.release(groups)
         with stages("record"):
             metrics = batch_metrics(groups, filtered) | staleness_metrics(rows) | report.metrics() | taught
-            self.tell_failures(filtered, report.skipped)
+            self.tell_failures(groups, filtered, report.skipped)
             self.warn(*self.health.news(self.health.read(metrics)))
             await self.record(groups, advantages, filtered, metrics, receipts, report.token_fates)
         # Before the checkpoint: what an evaluation objects to does not take the place of a better one.
@@ -278,8 +289,8 @@ class Training:
         checkpoint = latest_checkpoint(self.folder.checkpoints)
         if checkpoint is None:
             raise TrainingStopped(
-                f"{why}; there is no checkpoint to go back to: lower checkpoint.every_steps "
-                f"(now {self.config.checkpoint.every_steps}) or learner.learning_rate, and look at "
+                f"{why}; there is no checkpoint to go back to: save one earlier (checkpoint.every_steps is "
+                f"{self.config.checkpoint.every_steps}; 0 is at the end only), lower learner.learning_rate, and look at "
                 f"`{self.replay_command()}`"
             )
         step = checkpoint.state.step
@@ -303,16 +314,24 @@ class Training:
 
     async def evaluate(self) -> None:
         """Held-out tasks at the version just published; no update arrives while this waits."""
-        if self.job.held_out is None or any(e.version == self.version for e in self.evaluations):
+        if self.job.held_out is None or (self.evaluation is not None and self.evaluation.version == self.version):
             return
         report = await evaluate_tasks(self.evaluation_runner, self.job.held_out.tasks, self.version, self.job.verifier)
-        self.evaluations.append(report)
+        self.evaluation = report
         of_teachers, objection = self.teaching.evaluated(report) if self.teaching is not None else ({}, None)
         self.log.log(self.step, report.metrics() | of_teachers)
-        write_evaluation(self.folder, self.step, report.groups)
+        await asyncio.to_thread(write_evaluation, self.folder, self.step, report.groups)
         self.console.evaluation(self.step, report.metrics())
         if objection is not None:
             raise TrainingStopped(f"{objection}; {await self.what_is_left()}")
+
+    def evaluation_before_resume(self) -> EvaluationReport | None:
+        """That of the checkpoint's step, where it was of these held-out tasks and as many answers: it stands."""
+        done = evaluation_after(self.folder, self.step, self.job.verifier)
+        if done is None or self.job.held_out is None:
+            return None
+        tasks = [task.id for task in self.job.held_out.tasks for _ in range(self.config.evaluation.samples)]
+        return done if tasks == [group.task.id for group in done.groups for _ in group.trajectories] else None
 
     async def what_is_left(self) -> str:
         """Of a run that stops before its end."""
@@ -346,9 +365,12 @@ class Training:
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
 
-    def tell_failures(self, filtered: list[tuple[Group, Fate]], skipped: tuple[str, ...]) -> None:
+    def tell_failures(self, groups: list[Group], filtered: list[tuple[Group, Fate]], skipped: tuple[str, ...]) -> None:
         """What a reader should know of this step: updates left out, and groups that failed, with one reason."""
-        warnings = [f"no update: {reason}; `{self.replay_command()}` does it again" for reason in skipped]
+        if groups:
+            warnings = [f"no update: {reason}; `{self.replay_command()}` does it again" for reason in skipped]
+        else:
+            warnings = [f"no update: {nothing_trained(filtered)}"]
         failed = [group for group, fate in filtered if fate is Fate.TOO_FEW_VALID]
         if failed:
             why = next(
@@ -379,11 +401,9 @@ class Training:
         with self.stages("export"):
             await self.roles.learner.export(self.folder.policy)
         append_event(self.folder, self.step, EventKind.NOTE, end_in_words(*self.stages.finish_step()))
-        before, after = None, None
-        if self.evaluations:
-            before, after = first_evaluation(self.folder, self.job.verifier), self.evaluations[-1]
+        before = first_evaluation(self.folder, self.job.verifier) if self.evaluation is not None else None
         report = await asyncio.to_thread(write_report, self.folder)
-        return RunResult(self.folder.path, report, self.folder.policy, self.step, before, after)
+        return RunResult(self.folder.path, report, self.folder.policy, self.step, before, self.evaluation)
 
     # ---------------------------------------------------------------- for the watchdog
 

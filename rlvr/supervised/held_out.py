@@ -50,11 +50,11 @@ class HeldOutAnswers:
         self._folder = folder
         samples = job.config.evaluation.samples
         self._runner = job.runner(pool, scorer, job.evaluation_sampling(), samples, "evaluation")
-        self.reports: list[EvaluationReport] = []
+        self.latest: EvaluationReport | None = None  # it holds all its answers
 
     async def measure(self, learner: LearnerHandle, step: int, version: int) -> dict[str, float]:
         await self._pool.update_weights(await learner.publish())
         report = await evaluate_tasks(self._runner, self._tasks, version, self._job.verifier)
-        self.reports.append(report)
+        self.latest = report
         write_evaluation(self._folder, step, report.groups)
         return report.metrics()

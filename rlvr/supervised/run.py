@@ -229,14 +229,14 @@ class Supervised:
             await self.learner.export(self.folder.policy)
         append_event(self.folder, self.step, EventKind.NOTE, end_in_words(*self.stages.finish_step()))
         report = await asyncio.to_thread(write_report, self.folder)
-        asked, reports = self.job.asked, self.answers.reports if self.answers else []
+        asked = self.job.asked
         return SupervisedResult(
             folder=self.folder.path,
             report=report,
             policy=self.folder.policy,
             steps=self.step,
             before=first_evaluation(self.folder, asked.verifier) if asked is not None else None,
-            after=reports[-1] if reports else None,
+            after=self.answers.latest if self.answers else None,
             loss_before=first_of(self.folder, HELD_OUT_LOSS) if self.loss else None,
             loss_after=self.loss.latest if self.loss else None,
         )

@@ -1,0 +1,93 @@
+"""Runs at their edges, whole and in this process: nothing to train, many evaluations, a resume at the end."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rlvr
+from rlvr.demo.problems import Split, rows
+from rlvr.evaluation import EvaluationReport
+from rlvr.events import read_events
+from rlvr.metrics import read_metrics
+from rlvr.run_folder import RunFolder
+from rlvr.training import RunResult, Training
+from rlvr.types import Group
+
+
+async def letters(completion: str) -> float:
+    return float(len(completion))
+
+
+async def nothing(completion: str) -> float:
+    return 0.0
+
+
+def run(folder: Path, steps: int, reward: Any = letters, **settings: Any) -> RunResult:
+    return rlvr.train(
+        model="tiny",
+        data={"path": rows(Split.TRAIN, 16, 0), "prompt": "question"},
+        evaluation_data={"path": rows(Split.HELD_OUT, 2, 0), "prompt": "question"},
+        reward=reward,
+        rollout={"max_staleness": 1, "groups_per_step": 2, "group_size": 4},
+        sampling={"max_new_tokens": 8},
+        generator={"engine": "transformers"},
+        cluster={"backend": "local"},
+        steps=steps,
+        run_dir=folder,
+        tensorboard=False,
+        **settings,
+    )
+
+
+def evaluated(folder: Path) -> list[int]:
+    """The steps whose evaluations are in the log."""
+    return [r.step for r in read_metrics(RunFolder(folder).metrics) if "evaluation/pass@1" in r.values]
+
+
+def test_a_step_without_a_group_worth_training_says_why(tmp_path: Path) -> None:
+    """Also to an algorithm of one's own, which has no groups to make a mean of."""
+
+    def above_the_mean_of_all(groups: Sequence[Group]) -> list[list[float]]:
+        values = [value for group in groups for value in group.values()]
+        return [[value - sum(values) / len(values) for value in group.values()] for group in groups]
+
+    run(tmp_path / "run", 2, nothing, algorithm=above_the_mean_of_all)
+    texts = [e.text for e in read_events(RunFolder(tmp_path / "run")) if e.text.startswith("no update")]
+    assert len(texts) == 2
+    assert all("in 10 all answers score the same, 0 have too few verdicts" in text for text in texts)
+    assert not any("rlvr replay" in text for text in texts)
+
+
+def test_of_many_evaluations_the_answers_of_the_last_alone_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    finish = Training.finish
+
+    async def counting(self: Training) -> RunResult:
+        gc.collect()
+        kept.append(sum(isinstance(thing, EvaluationReport) for thing in gc.get_objects()))
+        return await finish(self)
+
+    monkeypatch.setattr(Training, "finish", counting)
+    run(tmp_path / "run", 3, evaluation={"every_steps": 1})
+    assert evaluated(tmp_path / "run") == [0, 1, 2, 3]
+    assert kept == [1]
+
+
+def test_a_resume_does_not_answer_again_what_was_answered_at_its_step(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = run(folder, 1)
+    again = run(folder, 1, resume=True)
+    assert evaluated(folder) == [0, 1]
+    assert again.before is not None and again.after is not None and first.after is not None
+    assert (again.before.version, again.after.version, again.steps) == (0, 1, 1)
+    assert again.after.metrics() == first.after.metrics()
+
+    run(folder, 2, resume=True, evaluation={"samples": 2})  # more answers than there are: those are asked for
+    assert evaluated(folder) == [0, 1, 1, 2]
