@@ -76,6 +76,7 @@ class Checkpoint:
 
 
 _NAME = re.compile(r"step-\d{6,}")
+_PARTIAL = ".partial"
 _TEACHING = "teaching"
 
 
@@ -113,7 +114,7 @@ class CheckpointWriter:
         """
         pickled = None if rollouts is None else pickle.dumps(rollouts, protocol=pickle.HIGHEST_PROTOCOL)
         await self.finish()
-        partial = self._folder / f"{_name(state.step)}.partial"
+        partial = self._folder / f"{_name(state.step)}{_PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         await self._learner.save(partial / "learner")
@@ -149,9 +150,10 @@ class CheckpointWriter:
         shutil.rmtree(whole, ignore_errors=True)
         partial.rename(whole)
         _sync(self._folder)
-        killed = self._folder.glob("step-*.partial")  # saves that did not come to their end
-        for old in (*_complete(self._folder)[: -self._keep], *killed):
-            shutil.rmtree(old)
+        for old in _complete(self._folder)[: -self._keep]:
+            old.rename(old.with_suffix(_PARTIAL))  # first of all, so that a kill leaves none that is half removed
+        for left in self._folder.glob(f"step-*{_PARTIAL}"):  # these, and saves that did not come to their end
+            shutil.rmtree(left)
 
 
 def latest_checkpoint(folder: Path, before: float = math.inf) -> Checkpoint | None:

@@ -290,8 +290,8 @@ class Training:
         if checkpoint is None:
             raise TrainingStopped(
                 f"{why}; there is no checkpoint to go back to: save one earlier (checkpoint.every_steps is "
-                f"{self.config.checkpoint.every_steps}; 0 is at the end only), lower learner.learning_rate, and look at "
-                f"`{self.replay_command()}`"
+                f"{self.config.checkpoint.every_steps}; 0 is at the end only) or lower learner.learning_rate, and look "
+                f"at `{self.replay_command()}`"
             )
         step = checkpoint.state.step
         if self.rollbacks[step] == ROLLBACKS:
@@ -408,7 +408,7 @@ class Training:
     # ---------------------------------------------------------------- for the watchdog
 
     async def progress(self) -> Hashable:
-        """Changes with all that moves: a stage, a finished group, a token, a verdict, a teacher's answer, a micro-batch."""
+        """Changes with all that moves: a stage, a group, a token, a verdict, a teacher's answer, a micro-batch."""
         statuses, micro_batches = await asyncio.gather(self.roles.pool.statuses(), self.roles.learner.micro_batches())
         tokens = sum(status.generated_tokens for status in statuses)
         taught = self.teaching.progress() if self.teaching is not None else 0

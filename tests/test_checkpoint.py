@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,25 @@ async def test_whenever_a_save_is_killed_the_one_before_is_found(
     assert names(tmp_path) == ["step-000020"], "what the killed save left is gone"
     found = latest_checkpoint(tmp_path)
     assert found is not None and (found.learner / "weights").read_text() == "again20"
+
+
+async def test_one_whose_removal_is_killed_is_not_taken_for_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(tmp_path, 10)
+
+    def half_way(folder: Path, ignore_errors: bool = False) -> None:
+        if folder.is_dir():
+            (folder / "rollouts.pkl").unlink()
+            raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", half_way)
+    with pytest.raises(Killed):
+        await save(tmp_path, 20, keep=1)
+    monkeypatch.undo()
+    assert latest_checkpoint(tmp_path, before=20) is None
+    await save(tmp_path, 30, keep=1)
+    assert names(tmp_path) == ["step-000030"]
 
 
 async def test_what_teachers_keep_is_whole_when_the_checkpoint_is(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_verdict_that_an_evaluation_waits_for_in_vain_is_named_by_its_stage(tm
         await asyncio.Event().wait()
         return 0.0
 
-    with pytest.raises(Stalled, match="nothing has moved for 1 s .*step 1, stage evaluate"):
+    with pytest.raises(Stalled, match=r"nothing has moved for 1 s .*step 1, stage evaluate"):
         rlvr.train(
             model="tiny",
             data={"path": rows(Split.TRAIN, 4, 0), "prompt": "question"},

@@ -5,8 +5,8 @@ verdict, in their order: a number for all its tokens, or a list with one number 
 stands where an advantage stands: it multiplies the gradient of the token's log-probability, times what the kernel,
 correction and masks of the run's preset make of the policy's ratio. 0 is not trained.
 
-It is called once a step that has groups. With `rollout.drop_zero_variance` it is also called with each finished group alone, which is
-left out where all its weights are 0.
+It is called once a step that has groups. With `rollout.drop_zero_variance` it is also called with each finished group
+alone, which is left out where all its weights are 0.
 """
 
 from __future__ import annotations
