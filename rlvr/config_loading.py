@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rlvr.config import Config, Section
+from rlvr.files import replacing
 
 
 class ConfigError(ValueError):
@@ -58,6 +59,12 @@ def check(tree: Mapping[str, Any]) -> Config:
 def to_yaml(config: Config) -> str:
     """The resolved config, every setting written out; reading it back gives an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_yaml(config: Config, path: Path) -> None:
+    """As `to_yaml`, to a file that is whole whenever it can be seen."""
+    with replacing(path) as partial:
+        partial.write_text(to_yaml(config), encoding="utf-8")
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,11 +29,13 @@ class Event:
 
 
 def append_event(folder: RunFolder, step: int, kind: EventKind, text: str) -> None:
-    """Add a line to the run's `events.jsonl`."""
+    """Add a line to the run's `events.jsonl`, in the place of a last one that a crash or a full disk cut short."""
     folder.path.mkdir(parents=True, exist_ok=True)
     event = Event(step, kind, text, datetime.now(UTC).isoformat(timespec="seconds"))
-    with folder.events.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(event)) + "\n")
+    with folder.events.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(asdict(event)).encode() + b"\n")
 
 
 def read_events(folder: RunFolder) -> list[Event]:

@@ -15,7 +15,7 @@ from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter, Write
 from rlvr.closing import close_with
 from rlvr.cluster import Roles, start_roles
 from rlvr.config import Config
-from rlvr.config_loading import to_yaml
+from rlvr.config_loading import write_yaml
 from rlvr.console import Console
 from rlvr.data import Cursor
 from rlvr.evaluation import EvaluationReport, evaluate_tasks
@@ -127,7 +127,6 @@ async def train_with(
 ) -> RunResult:
     """The loop on roles, and with teachers, that run already and go on running when it ends."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(to_yaml(job.config), encoding="utf-8")
     async with AsyncExitStack() as parts:
         for notice in (*roles.notices, *job.notices()):
             append_event(folder, 0 if checkpoint is None else checkpoint.state.step, EventKind.NOTE, notice)
@@ -142,6 +141,7 @@ async def train_with(
         try:
             # To load and to export takes as long as it takes, in calls that have deadlines of their own.
             await training.resume()
+            write_yaml(job.config, folder.config)  # only now: what a resume is refused for must not take its place
             await watch(training.run(), training.progress, training.where_it_stands, watchdog_s)
             return await training.finish()
         except Exception as error:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import rlvr
+from rlvr.config_loading import load_config
+from rlvr.data import DataError
 from rlvr.demo.problems import Split, rows
 from rlvr.evaluation import EvaluationReport
 from rlvr.events import read_events
@@ -28,20 +30,17 @@ async def nothing(completion: str) -> float:
 
 
 def run(folder: Path, steps: int, reward: Any = letters, **settings: Any) -> RunResult:
-    return rlvr.train(
-        model="tiny",
-        data={"path": rows(Split.TRAIN, 16, 0), "prompt": "question"},
-        evaluation_data={"path": rows(Split.HELD_OUT, 2, 0), "prompt": "question"},
-        reward=reward,
-        rollout={"max_staleness": 1, "groups_per_step": 2, "group_size": 4},
-        sampling={"max_new_tokens": 8},
-        generator={"engine": "transformers"},
-        cluster={"backend": "local"},
-        steps=steps,
-        run_dir=folder,
-        tensorboard=False,
-        **settings,
-    )
+    usual: dict[str, Any] = {
+        "model": "tiny",
+        "data": {"path": rows(Split.TRAIN, 16, 0), "prompt": "question"},
+        "evaluation_data": {"path": rows(Split.HELD_OUT, 2, 0), "prompt": "question"},
+        "rollout": {"max_staleness": 1, "groups_per_step": 2, "group_size": 4},
+        "sampling": {"max_new_tokens": 8},
+        "generator": {"engine": "transformers"},
+        "cluster": {"backend": "local"},
+        "tensorboard": False,
+    }
+    return rlvr.train(reward=reward, steps=steps, run_dir=folder, **usual | settings)
 
 
 def evaluated(folder: Path) -> list[int]:
@@ -91,3 +90,16 @@ def test_a_resume_does_not_answer_again_what_was_answered_at_its_step(tmp_path: 
 
     run(folder, 2, resume=True, evaluation={"samples": 2})  # more answers than there are: those are asked for
     assert evaluated(folder) == [0, 1, 1, 2]
+
+
+def test_a_resume_that_is_refused_leaves_the_settings_that_the_run_had(tmp_path: Path) -> None:
+    """The next one reads them, and they say which data and which model the run began with."""
+    folder = tmp_path / "run"
+    run(folder, 1)
+    written = (folder / "config.yaml").read_text()
+    assert load_config([folder / "config.yaml"], []).steps == 1
+    with pytest.raises(DataError, match="a run goes on with the data it began with"):
+        run(folder, 2, resume=True, data={"path": rows(Split.TRAIN, 3, 0), "prompt": "question"})
+    with pytest.raises(ValueError, match="is of another model"):
+        run(folder, 2, resume=True, model={"name": "tiny", "lora": {"rank": 4}})
+    assert (folder / "config.yaml").read_text() == written

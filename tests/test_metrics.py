@@ -136,3 +136,5 @@ def test_events_come_back_in_order_and_hold_any_text(folder: RunFolder) -> None:
     first, second = read_events(folder)
     assert (first.step, first.kind, first.text) == (4, EventKind.WARNING, 'two\nlines, "quotes", \u2028 and ünïcode')
     assert (second.step, second.kind, second.text) == (5, EventKind.FAILURE, "stopped")
+    append_event(folder, 4, EventKind.NOTE, "resumed")
+    assert [event.text for event in read_events(folder)] == [first.text, "stopped", "resumed"]

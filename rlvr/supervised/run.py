@@ -17,7 +17,7 @@ from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
 from rlvr.closing import close_with
 from rlvr.cluster import disconnect_ray, start_learner, start_roles
 from rlvr.config import AlgorithmConfig, Config
-from rlvr.config_loading import to_yaml
+from rlvr.config_loading import write_yaml
 from rlvr.console import Console, SupervisedConsole
 from rlvr.data import Cursor, CursorState
 from rlvr.events import EventKind, append_event
@@ -111,7 +111,6 @@ def _examples_of_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> Exa
 async def run_supervised(job: SupervisedJob, *, resume: bool) -> SupervisedResult:
     """Train as a checked config says, whose `run_dir` is set."""
     folder, checkpoint = open_run(job.config, resume=resume)
-    folder.config.write_text(to_yaml(job.config), encoding="utf-8")
     async with AsyncExitStack() as parts:
         console = parts.enter_context(SupervisedConsole(job.config.steps))
         if job.examples.too_long:
@@ -154,6 +153,7 @@ class Supervised:
         if self.checkpoint is not None:
             go_on(self.folder, self.checkpoint.state)
             await self.learner.load(self.checkpoint.learner)
+        write_yaml(self.config, self.folder.config)  # only now: what a resume is refused for must not take its place
         await self.evaluate()
         self.stages.finish_step()  # counts from here
         while self.step < self.config.steps:
