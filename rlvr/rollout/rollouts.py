@@ -43,12 +43,15 @@ class RolloutState:
     ledger: Ledger
 
     def refuse_other_group_size(self, group_size: int) -> None:
-        """Raise RolloutError unless the tasks in flight have `group_size` answers each, as the books say."""
-        open_answers = self.ledger.unsettled - sum(len(group.trajectories) for group in self.ready)
-        was, rest = divmod(open_answers, max(len(self.in_flight), 1))
-        if self.in_flight and not rest and was != group_size:
+        """Raise RolloutError unless the groups that wait, and those in flight by the books, have `group_size` answers."""
+        sizes = [len(group.trajectories) for group in self.ready]
+        in_flight, rest = divmod(self.ledger.unsettled - sum(sizes), max(len(self.in_flight), 1))
+        if self.in_flight and not rest:
+            sizes.append(in_flight)
+        was = next((size for size in sizes if size != group_size), group_size)
+        if was != group_size:
             raise RolloutError(
-                f"rollout.group_size={group_size}: a run keeps its group size, and this one's tasks in flight have "
+                f"rollout.group_size={group_size}: a run keeps its group size, and this one's groups have "
                 f"{was} answers each; resume with rollout.group_size={was}, or start a new run from an export of its "
                 "policy"
             )

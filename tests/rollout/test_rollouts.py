@@ -347,10 +347,12 @@ async def test_a_resume_with_fewer_slots_starts_nothing_until_they_are_free() ->
     second.check()
 
 
-async def test_a_resume_with_another_group_size_is_refused() -> None:
+@pytest.mark.parametrize("finished", [[], [0], [0, 1, 2, 3]])
+async def test_a_resume_with_another_group_size_is_refused(finished: list[int]) -> None:
+    """Whatever has finished when the checkpoint is taken."""
     first = Bench(settings_of(max_staleness=1))
     await first.start()
-    await first.runner.finish(0)
+    await first.runner.finish(*finished)
     state = pickle.loads(pickle.dumps(first.rollouts.state()))
     with pytest.raises(RolloutError, match=r"rollout\.group_size=5: .* resume with rollout\.group_size=2"):
         Bench(settings_of(group_size=5), state)
