@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlvr.plan.accelerators import machine_memory
+from rlvr.plan.accelerators import GIB, machine_memory
 
-GIB = 2**30
 # Ray keeps its objects there, and so does a policy version on its way to the generators.
 _SHARED_MEMORY_LEAST = GIB
 _DISK_LEAST = 5 * GIB

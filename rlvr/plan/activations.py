@@ -24,8 +24,8 @@ from rlvr.architecture.facts import (
 )
 from rlvr.architecture.parameters import expert_parameters, linear_layers
 from rlvr.plan.adapters import adapted_matrices, adapts_dense_mlps, adapts_experts
+from rlvr.plan.held import WIDE
 
-WIDE = 4  # bytes of a float32
 # The families whose code in transformers runs every expert on every token, and adds up those that were chosen.
 RUNS_ALL_EXPERTS = frozenset({"llama4_text"})
 

@@ -47,13 +47,12 @@ class Advisor:
             found += self._for_generator()
         return found
 
-    def best_split(self, most_learner_gpus: int) -> Estimate | None:
-        """The fastest split that fits with a learner of at most so many GPUs, of equals the one with the smallest.
+    def best_split(self) -> Estimate | None:
+        """The fastest split that fits, of equals the one with the smallest learner.
 
         None where no split fits, or there is nothing to split.
         """
-        splits = self._splits() if self.gpus > 1 else ()
-        tried = (self._of_split(split) for split in splits if split.learner_gpus <= most_learner_gpus)
+        tried = map(self._of_split, self._splits() if self.gpus > 1 else ())
         fitting = [estimate for estimate in tried if estimate.fits]
         return min(fitting, key=lambda e: (e.step_s, e.split.learner_gpus, e.split.tensor_parallel), default=None)
 

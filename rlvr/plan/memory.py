@@ -40,23 +40,26 @@ class Memory:
 
 
 def learner_memory(config: Config, architecture: Architecture, *, gpu: bool, gpus: int = 1) -> Memory:
-    """Of each of `gpus` GPUs that share a learner by sharding its parameters, or of a learner on a processor."""
+    """Of each of `gpus` GPUs that share a learner by sharding its parameters, or of all its ranks on a processor."""
     run = largest_pass(config, architecture, gpu=gpu)
     held = [replace(part, bytes=part.bytes // gpus) for part in held_parts(config, architecture)]
-    # Of ranks on a processor one is counted, which has all.
-    sharded = config.learner.offload or (gpus > 1 if gpu else config.learner.ranks > 1)
+    ranks = gpus if gpu else config.learner.ranks
+    sharded = config.learner.offload or ranks > 1
     offloaded = gpu and config.learner.offload
     step = _pass_parts(config, architecture, run, sharded)
     at_its_peak = sum(part.bytes for part in step)
     # What comes when a pass is over takes the room that the pass has left.
-    largest = max(_after_a_pass(config, architecture, gpu, gpus, sharded), key=lambda part: part.bytes)
+    largest = max(_after_a_pass(config, architecture, gpu, ranks, sharded), key=lambda part: part.bytes)
     beyond = largest.bytes - at_its_peak
     more = [replace(largest, bytes=beyond, why=f"beyond a pass: {largest.why}")] if beyond > 0 else []
     if not gpu and (file := _published_file_bytes(config, architecture)):
         held.append(Part("published version", file, "a file in shared memory"))
     reserve = Part("reserve", LEARNER_RESERVE if gpu else CPU_PROCESS, "assumed")
     on_host = sum(part.bytes for part in held) if offloaded else 0
-    return Memory((*([] if offloaded else held), *step, *more, reserve), on_host)
+    of_rank = [*step, *more, reserve]
+    if not gpu and ranks > 1:
+        of_rank = [replace(part, bytes=ranks * part.bytes, why=f"{part.why}; {ranks} ranks") for part in of_rank]
+    return Memory((*([] if offloaded else held), *of_rank), on_host)
 
 
 def _pass_parts(config: Config, architecture: Architecture, run: Pass, sharded: bool) -> list[Part]:
@@ -80,12 +83,12 @@ def _pass_parts(config: Config, architecture: Architecture, run: Pass, sharded: 
     return [*parts, Part("head", head, f"logits of {chunk:,} tokens, float32")]
 
 
-def _after_a_pass(config: Config, architecture: Architecture, gpu: bool, gpus: int, sharded: bool) -> list[Part]:
+def _after_a_pass(config: Config, architecture: Architecture, gpu: bool, ranks: int, sharded: bool) -> list[Part]:
     """Each comes at a time of its own."""
     parts = [Part("publishing", _publishing_bytes(config, architecture, gpu), "a version on its way to generators")]
     if config.learner.optimizer.is_muon:
         offloaded = config.learner.offload
-        step = muon_step_bytes(architecture, gpu=gpu, gpus=gpus, sharded=sharded, offloaded=offloaded)
+        step = muon_step_bytes(architecture, gpu=gpu, gpus=ranks, sharded=sharded, offloaded=offloaded)
         parts.append(Part("Muon's step", step, "a batch of matrices and its products"))
     if sharded and config.model.lora.rank == 0:
         tables = WIDE * _outside_layers(architecture)

@@ -29,7 +29,7 @@ class _Shape:
 def muon_step_bytes(
     architecture: Architecture, *, gpu: bool, gpus: int = 1, sharded: bool = False, offloaded: bool = False
 ) -> int:
-    """The most that exists at one time on each of `gpus` GPUs that share the learner, or on a processor.
+    """The most that exists at one time on each of `gpus` GPUs (or ranks on a processor) that share the learner.
 
     Where parameters are `sharded`, a linear layer is gathered, and a rank orthogonalizes the experts that it has; with
     `offloaded` ones in host memory.

@@ -68,5 +68,5 @@ def plan_run(config: Config, gpu: str, gpus: int, *, prompt: int | None = None, 
         work=work,
         now=estimate(config, model.architecture, machine, configured_split(config, devices), work),
         changes=tuple(advisor.changes()),
-        best=advisor.best_split(devices),
+        best=advisor.best_split(),
     )

@@ -148,6 +148,16 @@ def test_sharding_divides_what_is_held_and_keeps_activations() -> None:
     assert four["gathered"] == 2 * 2 * layer + 4 * (2 * 151_936 * 4096 + 4096)
 
 
+def test_ranks_on_a_processor_share_what_is_held_and_have_a_pass_each() -> None:
+    config, model = config_for("qwen3-0.6b"), find_model("qwen3-0.6b").architecture
+    four = config.model_copy(update={"learner": config.learner.model_copy(update={"ranks": 4})})
+    one, all_four = parts(config, model, gpu=False), parts(four, model, gpu=False)
+    for name in ("weights", "gradients", "AdamW", "published version"):
+        assert all_four[name] == one[name]
+    for name in ("activations", "head", "reserve"):
+        assert all_four[name] == 4 * one[name]
+
+
 def test_full_training_of_8_billion_holds_16_bytes_a_parameter() -> None:
     config, model = config_for("qwen3-8b"), find_model("qwen3-8b").architecture
     assert held_bytes(config, model) == 16 * 8_190_735_360
