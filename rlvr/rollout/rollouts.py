@@ -43,7 +43,7 @@ class RolloutState:
     ledger: Ledger
 
     def refuse_other_group_size(self, group_size: int) -> None:
-        """Raise RolloutError unless the groups that wait, and those in flight by the books, have `group_size` answers."""
+        """Raise RolloutError unless groups that wait, and those in flight by the books, have `group_size` answers."""
         sizes = [len(group.trajectories) for group in self.ready]
         in_flight, rest = divmod(self.ledger.unsettled - sum(sizes), max(len(self.in_flight), 1))
         if self.in_flight and not rest:
