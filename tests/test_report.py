@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -160,6 +161,17 @@ def test_many_long_answers_are_bounded_and_the_page_says_so(tmp_path: Path) -> N
     assert run.report.stat().st_size < 15_000_000
     assert {group["step"] for group in page.data() if not group["heldOut"]} == {1, 2, 3}
     assert "24 of 96 training answers" in page.text()
+
+
+@pytest.mark.parametrize(("target", "told"), [("42", "42"), (42, "42"), (["a", 1], '["a", 1]'), (float("nan"), "NaN")])
+def test_a_target_is_told_as_text(tmp_path: Path, target: object, told: str) -> None:
+    """Ready to be shown: what stands for no value in Python is not JSON, and a browser would stop at it."""
+    run = make_run(tmp_path / "run", steps=1, of_steps=1, evaluate_every=0)
+    groups = read_groups(run.rollouts(1))
+    for group in groups:
+        group.task = replace(group.task, target=target)
+    write_rollouts(run, 1, groups, [])
+    assert {group["target"] for group in report(run).data()} == {told}
 
 
 def test_charts_for_what_is_measured_and_each_has_a_legend(page: Page) -> None:

@@ -26,11 +26,6 @@ function scoreClass(score) {
   return score >= 1 ? "right" : score > 0 ? "between" : "wrong";
 }
 
-function targetText(target) {
-  const value = JSON.parse(target);
-  return typeof value === "string" ? value : target;
-}
-
 // ---------------------------------------------------------------- the table
 
 const COLUMNS = [
@@ -168,7 +163,7 @@ function detailOf(row, show) {
   const texts = element("div");
   texts.append(...block("Prompt", group.prompt), ...answerBlock(answer));
   const why = element("div");
-  why.append(...block("Target", targetText(group.target)));
+  why.append(...block("Target", group.target));
   if (answer.detail) why.append(...block("Why this score", answer.detail));
   why.append(element("h4", "", "Score"), pairsTable([["score", shown(answer.score)], ...parts(answer)]));
   why.append(element("h4", "", "Made"), pairsTable(made(row)));

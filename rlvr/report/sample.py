@@ -125,12 +125,18 @@ def _group(
         "task": first.task_id,
         "heldOut": held_out,
         "prompt": first.prompt,
-        "target": first.target,
+        "target": _target_text(first.target),
         "answers": [
             _answer(rollout) | {"fates": _stretches(fates.get((first.step, first.group_id, place)))}
             for place, rollout in enumerate(group)
         ],
     }
+
+
+def _target_text(target: str) -> str:
+    """Text as it is, anything else as JSON; a browser would not read Python's NaN in it."""
+    value = json.loads(target)
+    return value if isinstance(value, str) else target
 
 
 def _answer(rollout: LoggedRollout) -> dict[str, Any]:
