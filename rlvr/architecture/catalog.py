@@ -42,6 +42,8 @@ def find_model(name: str, *, ask_hub: bool = True) -> Model:
         if not (folder / "config.json").is_file():
             raise ModelNotFound(f"{name}: the folder has no config.json; is it a Hugging Face folder?")
         return _from_files(name, folder / "config.json", folder / "README.md")
+    if folder.is_file():
+        raise ModelNotFound(f"{name} is a file: name the folder that it is in")
     shipped = _shipped()
     key = name.lower()
     if key in shipped:

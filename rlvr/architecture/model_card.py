@@ -17,7 +17,7 @@ def card_head(card: Path) -> Mapping[str, Any]:
     """The YAML between the first two lines of `---`; empty where there is no card, or no head. Raises CardError."""
     if not card.is_file():
         return {}
-    parts = card.read_text(encoding="utf-8").split("---", 2)
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
     if parts[0].strip() or len(parts) < 3:
         return {}
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlvr.architecture.facts import Architecture
 from rlvr.config import Config, OptimizerName
 from rlvr.plan.accelerators import Accelerator
-from rlvr.plan.estimate import Estimate, Split, configured_split, estimate, gib
+from rlvr.plan.estimate import Estimate, Split, can_share_heads, configured_split, estimate, gib
 from rlvr.plan.workload import Workload
 
 LORA_RANK = 16
@@ -135,7 +135,7 @@ class Advisor:
         while (width := 2 * width) <= MOST_TENSOR_PARALLEL:
             split = Split(max(self.gpus, 1 + width), 1, 1, width)
             tried = self._of_split(split)
-            if tried.generator_fits:
+            if tried.generator_fits and can_share_heads(self.architecture, width):
                 words = f"generator.count=1 generator.tensor_parallel={width}"
                 yield Change(words, f"{tried.generator.longest_sequences} longest sequences fit, {split.used} GPUs")
                 return

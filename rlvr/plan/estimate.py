@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlvr.architecture.facts import Architecture
+from rlvr.architecture.facts import Architecture, Attention, LatentAttention
 from rlvr.config import Config
 from rlvr.plan.accelerators import Accelerator
 from rlvr.plan.memory import GeneratorMemory, Memory, generator_memory, learner_memory
@@ -103,13 +103,25 @@ def estimate(
         learner_room=learner_room,
         generator=generator,
         sequences_wanted=wanted,
-        problems=tuple(_problems(config, machine, split, learner, learner_room, generator)),
+        problems=tuple(_problems(config, architecture, machine, split, learner, learner_room, generator)),
         generation=made,
         sample_s=sample_s,
         train_s=train_s,
         publish_s=sent_s,
         step_s=step_s,
     )
+
+
+def can_share_heads(architecture: Architecture, gpus: int) -> bool:
+    """Whether vLLM deals the heads of every layer out over so many GPUs: evenly, or a key-value head to several."""
+
+    def can(attention: Attention) -> bool:
+        if isinstance(attention, LatentAttention):
+            return attention.heads % gpus == 0
+        shared = attention.key_value_heads
+        return attention.query_heads % gpus == 0 and (shared % gpus == 0 or gpus % shared == 0)
+
+    return all(can(layer.attention) for layer, _ in architecture.kinds())
 
 
 def generator_tensor_parallel(split: Split, gpu: bool) -> int:
@@ -140,6 +152,7 @@ def _learner_room(config: Config, machine: Accelerator, split: Split, generator:
 
 def _problems(
     config: Config,
+    architecture: Architecture,
     machine: Accelerator,
     split: Split,
     learner: Memory,
@@ -154,6 +167,10 @@ def _problems(
     ):
         if split.shared and wanted > 1:
             found.append(f"{setting}={wanted} needs as many GPUs, and there is one")
+    if not can_share_heads(architecture, generator_tensor_parallel(split, not machine.is_cpu)):
+        found.append(
+            f"generator.tensor_parallel={split.tensor_parallel} does not share the model's attention heads evenly"
+        )
     if 1 < split.gpus < needed:
         found.append(f"{split} need {needed} GPUs, and there are {split.gpus}")
     if learner.total > learner_room:

@@ -203,6 +203,8 @@ def test_a_folder_is_read_with_the_licence_of_its_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     model = find_model(str(tmp_path))
     assert model.licence == "apache-2.0"
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: mit\n---\nCaf\xe9")  # not UTF-8
+    assert find_model(str(tmp_path)).licence == "mit"
     assert len(model.architecture.layers) == 4
 
 
@@ -229,3 +231,6 @@ def test_a_folder_that_is_not_there_is_said_where_its_name_could_be_the_hubs() -
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no config\.json"):
         find_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelNotFound, match=r"config\.json is a file: name the folder"):
+        find_model(str(tmp_path / "config.json"))

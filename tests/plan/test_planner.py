@@ -139,6 +139,22 @@ def test_an_adapter_that_is_published_alone_is_sent_alone() -> None:
     assert plan.now.publish_s == pytest.approx(4 * adapter_parameters(model, 16) / 2e9)
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "shared"),
+    [  # as vLLM asks: query heads evenly, and key-value heads evenly or each on several GPUs
+        ("qwen2.5-0.5b", 2, True),  # 14 heads, 2 for keys and values
+        ("qwen2.5-0.5b", 4, False),
+        ("qwen3-235b-a22b", 8, True),  # 64 and 4
+        ("llama-4-scout", 4, True),  # 40 and 8
+        ("llama-4-scout", 16, False),
+        ("deepseek-v3", 16, True),  # 128, latent
+    ],
+)
+def test_a_generators_gpus_share_heads_evenly_or_the_plan_does_not_fit(model: str, gpus: int, shared: bool) -> None:
+    problems = plan_run(config_for(model, generator={"tensor_parallel": gpus}), "b200", 64).now.problems
+    assert shared != any("does not share the model's attention heads" in problem for problem in problems)
+
+
 def test_ranks_are_not_put_on_one_gpu() -> None:
     plan = plan_run(config_for("qwen2.5-0.5b", learner={"ranks": 4}), "h100", 1)
     assert plan.now.problems == ("learner.ranks=4 needs as many GPUs, and there is one",)
