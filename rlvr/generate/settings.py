@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlvr.config import CPU_KV_CACHE_GIB, Config, DType
 from rlvr.routing import has_experts
-from rlvr.types import GenerateRequest
+from rlvr.types import GenerateRequest, ScoreRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,12 @@ def check_request(request: GenerateRequest, max_tokens: int) -> None:
             f"{where}: {len(request.prompt_ids)} tokens of prompt and {request.sampling.max_new_tokens} new ones are "
             f"{total}; the generator was started for {max_tokens} (data.max_prompt_tokens + sampling.max_new_tokens)"
         )
+
+
+def check_scoring(request: ScoreRequest, vocabulary: int) -> None:
+    """Raises ValueError for ids that the model does not have: in a step they would break the engine."""
+    ids = [min(request.token_ids), max(request.token_ids)]
+    if request.ids is not None and request.ids.size:
+        ids += [int(request.ids.min()), int(request.ids.max())]
+    if min(ids) < 0 or max(ids) >= vocabulary:
+        raise ValueError(f"scoring ids from {min(ids)} to {max(ids)}: the model has those from 0 to {vocabulary - 1}")

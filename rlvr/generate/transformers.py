@@ -20,7 +20,7 @@ from rlvr.generate.engine_thread import GeneratorFailed
 from rlvr.generate.expert_record import narrow
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
 from rlvr.generate.sampling import draw, processed_logprobs
-from rlvr.generate.settings import EngineSettings
+from rlvr.generate.settings import EngineSettings, check_scoring
 from rlvr.generate.threaded import ThreadedGenerator
 from rlvr.generate.token_scores import scores_from_logits
 from rlvr.generate.transformers_weights import LoadedModel
@@ -103,6 +103,7 @@ class _Engine:
         self._waiting.extend(_Sequence(held, index) for index in range(request.n))
 
     def add_scoring(self, request: ScoreRequest, future: Future[TokenScores]) -> None:
+        check_scoring(request, self._vocabulary)
         self._scorings.append((request, future))
 
     def abort(self, request_id: str) -> None:
@@ -170,9 +171,11 @@ class _Engine:
         ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=self._model.device)
         logits = self._model.model(input_ids=ids, use_cache=False).logits
         for row in range(taken):
-            request, future = self._scorings.popleft()
+            request, future = self._scorings[0]
             of_places = logits[row, request.first - 1 : len(request.token_ids) - 1]
-            future.set_result(scores_from_logits(request, of_places, self.version))
+            scores = scores_from_logits(request, of_places, self.version)
+            self._scorings.popleft()  # only now: if that had failed, its caller is told with the others
+            future.set_result(scores)
 
     def load(self, update: WeightUpdate, weights: dict[str, torch.Tensor]) -> None:
         if isinstance(update.source, AdapterFolder):

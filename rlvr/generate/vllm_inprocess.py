@@ -20,7 +20,7 @@ import torch
 from rlvr.config import DType
 from rlvr.generate.engine_thread import GeneratorFailed
 from rlvr.generate.requests_in_hand import RequestInHand, RequestsInHand
-from rlvr.generate.settings import EngineSettings
+from rlvr.generate.settings import EngineSettings, check_scoring
 from rlvr.generate.threaded import ThreadedGenerator
 from rlvr.generate.token_scores import scores_from_logits, token_scores
 from rlvr.generate.vllm_arguments import (
@@ -90,6 +90,7 @@ class _Engine:
             self._core.add_request(one)
 
     def add_scoring(self, request: ScoreRequest, future: Future[TokenScores]) -> None:
+        check_scoring(request, self._vllm.model_config.get_vocab_size())
         likeliest = -1 if _needs_all_ids(request) else request.top_k
         core_request = self._core_request(list(request.token_ids), scoring_params(likeliest))
         self._scorings[core_request.request_id] = (request, future)
@@ -158,15 +159,17 @@ class _Engine:
     def _answer_scoring(self, output: EngineCoreOutput) -> None:
         prompt = output.new_prompt_logprobs_tensors
         if prompt is not None:
-            request, future = self._scorings.pop(output.request_id)
+            request, future = self._scorings[output.request_id]
             places = slice(request.first - 1, None)
             # Column 0 is the token itself, then come the likeliest in falling order.
             ids, logprobs = prompt.logprob_token_ids[places].long(), prompt.logprobs[places]
             if _needs_all_ids(request):
                 by_id = torch.empty_like(logprobs[:, 1:]).scatter_(1, ids[:, 1:], logprobs[:, 1:])
-                future.set_result(scores_from_logits(request, by_id, self.version))
+                scores = scores_from_logits(request, by_id, self.version)
             else:
-                future.set_result(token_scores(logprobs[:, 0], ids[:, 1:], logprobs[:, 1:], self.version))
+                scores = token_scores(logprobs[:, 0], ids[:, 1:], logprobs[:, 1:], self.version)
+            del self._scorings[output.request_id]  # only now: if that had failed, its caller is told with the others
+            future.set_result(scores)
 
     # ---------------------------------------------------------------- weights
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from rlvr.config import DType
-from rlvr.generate import engine_thread
+from rlvr.generate import engine_thread, transformers, vllm_inprocess
 from rlvr.generate.engine_thread import EngineThread, GeneratorFailed, Phase
-from rlvr.types import GenerateRequest, Sampling
+from rlvr.types import GenerateRequest, Sampling, ScoreRequest
 from rlvr.weights.transport import publish_file
 
 from .conftest import Subject, make, settings_for
@@ -157,4 +157,20 @@ async def test_weights_that_do_not_fit_end_the_generator(running: Subject, tmp_p
         await asyncio.wait_for(asked, 10)
     with pytest.raises(GeneratorFailed, match="generator-0 broke"):
         await generator.generate(GenerateRequest("b", (5, 6, 7), 1, Sampling(5)))
+    await asyncio.wait_for(generator.close(), 10)
+
+
+async def test_a_scoring_that_breaks_the_engine_is_told_so_too(
+    running: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("scores of doom")
+
+    for module in (transformers, vllm_inprocess):
+        monkeypatch.setattr(module, "scores_from_logits", broken)
+    generator = make(running.engine, settings_for(running.model_folder))
+    await generator.start()
+    for request in (ScoreRequest((5, 6, 7), temperature=0.5), ScoreRequest((5, 6, 7))):
+        with pytest.raises(GeneratorFailed, match="generator-0 broke: ZeroDivisionError: scores of doom"):
+            await asyncio.wait_for(generator.score(request), 60)
     await asyncio.wait_for(generator.close(), 10)

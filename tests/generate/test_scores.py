@@ -78,6 +78,14 @@ async def test_the_longest_sequence_of_a_run_can_be_scored(subject: Subject) -> 
     assert np.abs(scores.logprobs - expected.numpy()).max() < BOUND
 
 
+@pytest.mark.parametrize("odd", [-1, tiny_models.VOCABULARY])
+async def test_ids_that_the_model_does_not_have_are_their_callers_error_alone(subject: Subject, odd: int) -> None:
+    for request in (ScoreRequest((5, odd, 7)), ScoreRequest((5, 6, 7), ids=np.array([[1, 2], [3, odd]], np.int32))):
+        with pytest.raises(ValueError, match=rf"scoring ids .*{odd}.*from 0 to {tiny_models.VOCABULARY - 1}"):
+            await asyncio.wait_for(subject.generator.score(request), 30)
+    assert (await subject.generator.score(ScoreRequest((5, 6, 7)))).logprobs.shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
