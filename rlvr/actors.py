@@ -105,7 +105,11 @@ class RemoteGenerator:
         return await _within(START_S, f"start of {self._name}", self._actor.start.remote())
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        return await _within(None, f"an answer of {self._name}", self._actor.generate.remote(request))
+        try:
+            return await _within(None, f"an answer of {self._name}", self._actor.generate.remote(request))
+        except asyncio.CancelledError:
+            self._actor.abort.remote(request.id)  # Ray does not tell the actor that nobody waits any more
+            raise
 
     async def abort(self, request_id: str) -> None:
         await _within(STATUS_S, f"abort on {self._name}", self._actor.abort.remote(request_id))

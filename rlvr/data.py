@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rlvr.config import DataConfig
+from rlvr.files import replacing
 from rlvr.types import Message, Task
 
 if TYPE_CHECKING:
@@ -63,9 +64,8 @@ def read_rows(config: DataConfig) -> list[dict[str, Any]]:
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Rows in memory to a JSONL file, so that a run's folder holds all that a resume needs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    """Rows in memory to a JSONL file, so that a run's folder holds all that a resume needs: all of them, or none."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows, start=1):
             try:
                 file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")

@@ -18,6 +18,7 @@ from rlvr.generate import factory
 from rlvr.generate.pool import GeneratorPool
 from rlvr.generate.settings import EngineSettings, engine_settings
 from rlvr.placement import ClusterError, Placement
+from rlvr.types import GenerateRequest, Sampling
 
 
 def test_a_machine_on_which_ray_starts_too_slowly_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +39,10 @@ def own_ray() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_ray")
 async def test_a_generator_is_heard_however_many_requests_it_has_in_hand() -> None:
-    """Ray answers as many calls at once as an actor was started for: 1000, if nobody says otherwise."""
+    """Ray answers as many calls at once as an actor was started for: 1000, if nobody says otherwise.
+
+    And whoever goes away leaves nothing in hand: Ray does not tell the actor of it.
+    """
 
     class Slow:
         """Has answered nothing yet. Pickled with the test, which Ray's processes cannot import."""
@@ -50,19 +54,24 @@ async def test_a_generator_is_heard_however_many_requests_it_has_in_hand() -> No
             self.asked += 1
             await asyncio.Event().wait()
 
+        async def abort(self, _: str) -> None:
+            self.asked -= 1
+
         async def status(self) -> int:
             return self.asked
 
-    requests = 1500
+    requests, request = 1500, GenerateRequest("r", (1,), 1, Sampling(1))
     ground = _Ground(Config(model="tiny", data="none"), 1, [], 0)
     generator: Any = RemoteGenerator(ground.actor(Slow, Placement("generator-0", 0.0, 1, ()), {}), "generator-0")
-    asked = [asyncio.ensure_future(generator.generate(None)) for _ in range(requests)]
+    asked = [asyncio.ensure_future(generator.generate(request)) for _ in range(requests)]
     async with asyncio.timeout(60):
         while await generator.status() < requests:
             await asyncio.sleep(0.05)
-    for one in asked:
-        one.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        while await generator.status():
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("start", [start_generators, start_teacher])

@@ -59,6 +59,10 @@ def test_rows_in_memory_come_back_as_they_were(tmp_path: Path) -> None:
 def test_a_row_in_memory_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 2 of the data cannot be stored as JSON.*bytes"):
         write_rows([ROWS[0], {"prompt": b"raw"}], tmp_path / "rows.jsonl")
+    write_rows(ROWS, tmp_path / "rows.jsonl")
+    with pytest.raises(DataError):
+        write_rows([ROWS[0], {"prompt": b"raw"}], tmp_path / "rows.jsonl")
+    assert read_rows(DataConfig(path=str(tmp_path / "rows.jsonl"))) == ROWS, "what was there before stays"
 
 
 def test_empty_lines_are_no_rows_and_limit_takes_the_first(tmp_path: Path) -> None:
