@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rlvr.reward_function import RIGHT_FROM
 from rlvr.rollout.episode import EpisodeRunner
-from rlvr.types import FinishReason, Group, Task, Trajectory
+from rlvr.types import FinishReason, Group, Task
 
 # Enough to keep generators full; the deadline of an episode then does not run while it waits for thousands of others.
 _GROUPS_AT_ONCE = 256
@@ -17,7 +17,8 @@ _GROUPS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What the policy can do at a version. Shares are of answers with a verdict; `pass_at` maps k to pass@k.
+    """What the policy can do at a version. `pass_at` maps k to pass@k, of answers with a verdict; `mean_tokens` and
+    `truncated_share` are of those of which anything was sampled.
 
     `accuracy` is pass@1 by the verifier that judged, where the rows have several. `rights` tell of each group which of
     its answers with a verdict are right.
@@ -88,6 +89,7 @@ def summarize(groups: Sequence[Group], version: int, verifier: VerifierOf | None
     names = [verifier(group.task) if verifier is not None else None for group in groups]
     rights = [_rights(group, name) for group, name in zip(groups, names, strict=True)]
     trajectories = [t for g in groups for t in g.trajectories]
+    sampled = [t for t in trajectories if any(t.sampled)]
     values = [v for g in groups for v in g.values()]
     most = max((len(g.trajectories) for g in groups), default=1)
     ks = [k for k in (2**i for i in range(most.bit_length())) if k <= most]
@@ -99,8 +101,8 @@ def summarize(groups: Sequence[Group], version: int, verifier: VerifierOf | None
         mean_score=_mean(values),
         pass_at={k: _mean([pass_at_k(r, k) for r in rights if len(r) >= k]) for k in ks},
         accuracy=_by_verifier(names, rights),
-        mean_tokens=_mean([float(sum(t.sampled)) for t in trajectories]),
-        truncated_share=_mean([float(_is_truncated(t)) for t in trajectories]),
+        mean_tokens=_mean([float(sum(t.sampled)) for t in sampled]),
+        truncated_share=_mean([float(t.finish is FinishReason.LENGTH) for t in sampled]),
         groups=list(groups),
         rights=rights,
     )
@@ -134,10 +136,6 @@ def pass_at_k(rights: Sequence[bool], k: int) -> float:
     The unbiased estimator of Chen et al., 2021 (arXiv 2107.03374), equation 1.
     """
     return 1 - math.comb(len(rights) - sum(rights), k) / math.comb(len(rights), k)
-
-
-def _is_truncated(trajectory: Trajectory) -> bool:
-    return trajectory.finish is FinishReason.LENGTH
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,14 +14,14 @@ from rlvr.types import FinishReason, Group, Row
 def batch_metrics(groups: Sequence[Group], filtered: Sequence[tuple[Group, Fate]]) -> dict[str, float]:
     """Of all answers that finished since the last step, filtered ones included: their mean is the policy's.
 
-    `staleness/length_ratio` is the mean length of trained answers over that of all sampled ones: 1 means that
-    long answers are trained as often as they are sampled.
+    An episode of which nothing was sampled is none of them. `staleness/length_ratio` is the mean length of trained
+    answers over that of all sampled ones: 1 means that long answers are trained as often as they are sampled.
     """
     finished = [*groups, *(group for group, _ in filtered)]
-    trajectories = [t for g in finished for t in g.trajectories]
+    trajectories = [t for g in finished for t in g.trajectories if any(t.sampled)]
     values = [v for g in finished for v in g.values()]
     lengths = [float(sum(t.sampled)) for t in trajectories]
-    trained_lengths = [float(sum(t.sampled)) for g in groups for t in g.trajectories]
+    trained_lengths = [float(sum(t.sampled)) for g in groups for t in g.trajectories if any(t.sampled)]
     parts: dict[str, list[float]] = {}
     for trajectory in trajectories:
         for name, value in (trajectory.score.parts if trajectory.score else {}).items():

@@ -59,6 +59,10 @@ def test_tokens_and_truncation_are_of_what_was_sampled() -> None:
     cut = answer(0.0, tokens=6, finish=FinishReason.LENGTH)
     report = summarize([Group(0, TASK, [answer(1.0, tokens=2), cut])], version=5)
     assert (report.mean_tokens, report.truncated_share) == (4.0, 0.5)
+    never = answer(None, tokens=0, finish=FinishReason.ABORT)
+    with_a_failure = summarize([Group(0, TASK, [answer(1.0, tokens=2), cut, never])], version=5)
+    assert (with_a_failure.answers, with_a_failure.without_verdict) == (3, 1)
+    assert (with_a_failure.mean_tokens, with_a_failure.truncated_share) == (4.0, 0.5)
 
 
 class Answering(EpisodeRunner):

@@ -55,6 +55,13 @@ def test_without_answers_there_are_no_numbers_and_no_error() -> None:
     assert math.isnan(metrics["reward/mean"]) and math.isnan(metrics["staleness/length_ratio"])
 
 
+def test_an_episode_that_came_to_no_token_makes_no_answer_shorter() -> None:
+    never = answer(None, 0, finish=FinishReason.ABORT)
+    metrics = batch_metrics([group(answer(1.0, 10), answer(0.0, 30), never)], [(group(never, never), Fate.ENV_FAILED)])
+    assert (metrics["answer/count"], metrics["answer/sampled_tokens"]) == (2, 40)
+    assert (metrics["answer/mean_tokens"], metrics["staleness/length_ratio"]) == (20, 1)
+
+
 def test_staleness_is_of_the_trained_tokens() -> None:
     rows = [
         Row(0, [1, 2, 3], [False, True, True], RLStream([0.0] * 3, [0.0] * 3, [9, 0, 2])),
