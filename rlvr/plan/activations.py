@@ -28,6 +28,8 @@ from rlvr.plan.held import WIDE
 
 # The families whose code in transformers runs every expert on every token, and adds up those that were chosen.
 RUNS_ALL_EXPERTS = frozenset({"llama4_text"})
+# Those that turn pairs of channels as complex numbers, with one angle for each pair; others keep it twice.
+HALF_ANGLES = frozenset({"llama4_text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class Pass:
 
     `tokens` in lines of `line` tokens each. `element` is 4 (float32) or 2 (bfloat16 under autocast). `spans`: the
     learner's own attention over spans (`rlvr/learn/span_attention.py`); else torch's, with a mask that keeps the rows
-    of a line apart, so that keys and values are repeated for the heads that share them. `fuses_latent`: torch's takes
-    values of another width than keys (CUDA's does, the CPU's does not and keeps all probabilities). `adapter_rank` 0
-    trains all parameters, else adapters on all linear layers. `quantized`: those layers are held in 4 bits.
-    `alone`: a line holds one row, and attention needs no mask but for a window that is shorter.
+    of a line apart (or a row and what fills up its line), so that keys and values are repeated for the heads that
+    share them. `fuses_latent`: torch's takes values of another width than keys (CUDA's does, the CPU's does not and
+    keeps all probabilities). `adapter_rank` 0 trains all parameters, else adapters on all linear layers. `quantized`:
+    those layers are held in 4 bits.
     """
 
     tokens: int
@@ -49,7 +51,6 @@ class Pass:
     fuses_latent: bool
     adapter_rank: int = 0
     quantized: bool = False
-    alone: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -83,8 +84,8 @@ def weight_copies_bytes(architecture: Architecture, run: Pass) -> int:
 def layer_copies_bytes(layer: Layer, architecture: Architecture, run: Pass) -> int:
     """Those of one block.
 
-    Under autocast, its linear layers and adapters in bfloat16. An adapter on experts is added to their whole fused
-    tensors before each use: a second copy of all experts, in float32.
+    Under autocast, its linear layers and adapters in bfloat16, and experts that are plain products. An adapter on
+    experts is added to their whole fused tensors before each use: a second copy of all experts, in float32.
     """
     hidden, total = architecture.hidden, 0
     mixture = layer.mlp if isinstance(layer.mlp, MixtureOfExperts) else None
@@ -95,7 +96,10 @@ def layer_copies_bytes(layer: Layer, architecture: Architecture, run: Pass) -> i
     # Weights of 4 bits are widened at each use, and what comes of it is not kept.
     matrices = [] if run.quantized else linear_layers(layer, architecture)
     rounded = sum(matrix.inputs * matrix.outputs for matrix in matrices)
-    rounded += mixture.experts * hidden if mixture is not None else 0  # the router
+    if mixture is not None:
+        rounded += mixture.experts * hidden  # the router
+        if architecture.family in RUNS_ALL_EXPERTS:
+            rounded += mixture.experts * expert_parameters(mixture, hidden)
     adapted = adapted_matrices(layer, architecture)
     rounded += run.adapter_rank * sum(matrix.inputs + matrix.outputs for matrix in adapted)
     return total + run.element * rounded
@@ -119,6 +123,8 @@ def _around_the_layers(architecture: Architecture, run: Pass) -> float:
     hidden = architecture.hidden
     attention = architecture.layers[0].attention
     rotary = attention.rotary_width / 2 if isinstance(attention, LatentAttention) else attention.head_width
+    if architecture.family in HALF_ANGLES:
+        rotary /= 2
     last_norm = WIDE * (2 * hidden + 1 if run.trains_all else hidden + 1)
     head = WIDE * hidden + 8 + 8 + WIDE
     return 8 + 2 * WIDE * rotary + last_norm + head
@@ -146,12 +152,11 @@ def _attention_bytes(attention: Attention, hidden: int, run: Pass) -> float:
 def _grouped_bytes(attention: GroupedQueryAttention, run: Pass) -> float:
     e, heads, shared = run.element, attention.query_heads, attention.key_value_heads
     queries, keys = heads * attention.head_width, shared * attention.head_width
-    masked = not run.spans and not (run.alone and _sees_line(attention, run.line))
-    seen = queries if masked else keys  # a mask goes with keys and values repeated for every head
+    seen = keys if run.spans else queries  # a mask goes with keys and values repeated for every head
     total = e * (2 * queries + 2 * seen) + WIDE * heads  # queries, output, keys, values; log of the normalizer
     if run.spans:
         total += WIDE * heads  # the normalizer in two parts
-    if masked:
+    if not run.spans:
         total += e * run.line  # the mask
     if (attention.partly_rotary and not run.spans) or (run.mixed and not run.trains_all):
         total += e * queries  # the output once more, in the order that the next layer (or its adapter) reads
@@ -162,10 +167,6 @@ def _grouped_bytes(attention: GroupedQueryAttention, run: Pass) -> float:
         case QKNorm.L2:
             total += WIDE * (queries + keys) + WIDE * (heads + shared)
     return total
-
-
-def _sees_line(attention: GroupedQueryAttention, line: int) -> bool:
-    return attention.window is None or line <= attention.window.tokens
 
 
 def _latent_bytes(attention: LatentAttention, run: Pass) -> float:
@@ -204,7 +205,8 @@ def _gated_bytes(width: int, run: Pass, trained: bool) -> int:
 def _mixture_bytes(mixture: MixtureOfExperts, architecture: Architecture, run: Pass) -> int:
     hidden, shared = architecture.hidden, mixture.shared_experts * mixture.shared_width
     trained = run.trains_all or adapts_dense_mlps(architecture)
-    readers = 1 + (2 if shared and trained else 0)  # the router; gate and up of shared experts
+    routed = run.trains_all or adapts_experts(architecture)
+    readers = routed + (2 if shared and trained else 0)  # the router; gate and up of shared experts
     total = _norm_bytes(hidden, readers, run) + _gated_bytes(shared, run, trained)
     if architecture.family in RUNS_ALL_EXPERTS:
         return total + _all_experts_bytes(mixture, hidden, run)

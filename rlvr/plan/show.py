@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlvr.plan.accelerators import Accelerator
+from rlvr.plan.activations import RUNS_ALL_EXPERTS
 from rlvr.plan.estimate import Estimate, gib
 from rlvr.plan.memory import Memory
 from rlvr.plan.planner import Plan
@@ -163,7 +164,9 @@ def _assumptions(plan: Plan) -> list[str]:
         ("attention over spans" if shares_prompts(plan.config, architecture) else "attention with an explicit mask")
         + f"; peaks of {machine.name}: {machine.source}",
     ]
-    if architecture.moe_layers:
+    if architecture.moe_layers and architecture.family in RUNS_ALL_EXPERTS:
+        notes.append("every expert computes every token, as in transformers' code")
+    elif architecture.moe_layers:
         notes.append("experts compute in float32, as torch's grouped products do under autocast")
     if plan.config.model.lora.rank and plan.config.model.lora.targets != "all-linear":
         notes.append("adapters are counted on all linear layers: those of model.lora.targets alone take less")

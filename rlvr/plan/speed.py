@@ -86,7 +86,8 @@ def training_s(
 
     A full update costs three forward passes, adapters two (no weight gradients of the base); one more where layers
     are computed again, one where several updates need log-probabilities from before the first, and one of the
-    reference where there is one. The head computes its logits twice. Fused experts compute in float32.
+    reference where there is one. The head computes its logits twice. Fused experts compute in float32, but
+    where all of them run on every token, as plain products.
     """
     answers = work.groups_per_step * work.group_size
     prompts = work.groups_per_step if shares_prompts(config, architecture) else answers
@@ -97,13 +98,15 @@ def training_s(
     passes += config.algorithm.needs_reference
     element = learner_element(config, gpu=not machine.is_cpu)
     experts, idle = _expert_flops(architecture)
-    layers = forward_flops(architecture, work.sequence) - experts
+    layers = forward_flops(architecture, work.sequence)
     if architecture.family in RUNS_ALL_EXPERTS:
-        experts += idle
+        layers, wide = layers + idle, 0.0
+    else:
+        layers, wide = layers - experts, experts
     head = 2 * architecture.vocabulary * architecture.hidden * answers * work.answer
-    usual = (tokens * layers * passes + head) / machine.flops(element)
-    wide = tokens * experts * passes / machine.flops(4)
-    return (usual + wide) / (gpus * learner_share(machine))
+    usual_s = (tokens * layers * passes + head) / machine.flops(element)
+    wide_s = tokens * wide * passes / machine.flops(WIDE)
+    return (usual_s + wide_s) / (gpus * learner_share(machine))
 
 
 def learner_share(machine: Accelerator) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlvr.architecture.cost import window_of
-from rlvr.architecture.facts import Architecture, Chunks, LatentAttention
+from rlvr.architecture.facts import Architecture, LatentAttention
 from rlvr.config import FASTEST_GRID_ON_CPU, Config, DType
 from rlvr.plan.activations import Pass
 
@@ -74,13 +74,6 @@ def _sees_all(architecture: Architecture) -> bool:
     )
 
 
-def _is_alone(config: Config, architecture: Architecture) -> bool:
-    """Whether a line holds one row: asked for, or `auto` and a layer attends within chunks."""
-    if config.learner.layout != "auto":
-        return config.learner.layout == "alone"
-    return any(isinstance(window_of(layer.attention), Chunks) for layer, _ in architecture.kinds())
-
-
 def largest_pass(config: Config, architecture: Architecture, *, gpu: bool) -> Pass:
     """The largest micro-batch that the learner may meet.
 
@@ -101,5 +94,4 @@ def largest_pass(config: Config, architecture: Architecture, *, gpu: bool) -> Pa
         fuses_latent=gpu,
         adapter_rank=config.model.lora.rank,
         quantized=config.model.lora.quantize,
-        alone=_is_alone(config, architecture),
     )

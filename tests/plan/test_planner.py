@@ -215,6 +215,15 @@ def test_training_time_follows_from_operations() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_where_every_expert_computes_every_token_all_of_them_are_paid_for_in_bfloat16() -> None:
+    """Llama 4 Scout: 106.74 billion weights that are multiplied, 17 billion of them active."""
+    config = config_for("llama-4-scout", rollout={"group_size": 2, "groups_per_step": 1})
+    work = workload(config, prompt=100, answer=300)
+    found = training_s(config, find_model("llama-4-scout").architecture, GPUS["h200"], work)
+    expected = 2 * 400 * 3 * 2 * 106.74e9 / (989e12 * LEARNER_SHARE)
+    assert found == pytest.approx(expected, rel=0.01)
+
+
 def test_one_sequence_is_as_fast_as_weights_and_cache_can_be_read() -> None:
     config = config_for("qwen3-8b")
     model, gpu = find_model("qwen3-8b").architecture, GPUS["h100"]
