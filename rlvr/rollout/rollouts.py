@@ -86,6 +86,7 @@ class Rollouts:
         self._training: dict[int, Group] = {}
         self._filtered = list(state.filtered) if state else []  # since the last take_filtered
         self._refills = 0  # groups started in place of filtered ones since the last take
+        self._left_out = 0  # groups filtered since then
         self._changed = asyncio.Condition()
         self._error: RolloutError | None = None
         self.ledger = state.ledger if state else Ledger()
@@ -111,7 +112,7 @@ class Rollouts:
             self._refuse_if_all_failed()
             count = min(len(self._ready), self._config.groups_per_step)
             groups = [self._ready.popleft() for _ in range(count)]
-            self._refills = 0
+            self._refills = self._left_out = 0
         self._training |= {group.id: group for group in groups}
         return groups
 
@@ -193,6 +194,7 @@ class Rollouts:
             self._ready.append(group)
             return
         self._filtered.append((group, fate))
+        self._left_out += 1
         for trajectory in group.trajectories:
             outcome = trajectory.score.outcome if trajectory.score else Outcome.ENV_FAILED
             self.ledger.settle(fate if outcome is Outcome.SCORED else Fate(outcome.value))
@@ -204,7 +206,10 @@ class Rollouts:
         return self._refills + 1 <= (self._config.max_refill - 1) * self._config.groups_per_step
 
     def _enough(self) -> bool:
-        return len(self._ready) >= self._config.groups_per_step or (not self._in_flight and not self._refill_left())
+        """What is in flight beyond what a step may sample is not waited for: its slowest may take long."""
+        if len(self._ready) >= self._config.groups_per_step or (not self._in_flight and not self._refill_left()):
+            return True
+        return self._left_out + len(self._ready) >= int(self._config.max_refill * self._config.groups_per_step)
 
     def _refuse_if_all_failed(self) -> None:
         if self._ready or not self._filtered or any(fate is not Fate.TOO_FEW_VALID for _, fate in self._filtered):

@@ -223,6 +223,26 @@ async def test_a_step_takes_what_there_is_when_the_refill_is_used_up() -> None:
     assert [group.id for group in await bench.take_now()] == [0]
 
 
+async def test_a_step_whose_refill_is_used_up_does_not_wait_for_all_that_is_in_flight() -> None:
+    """With stale slots more is in flight than a step may sample; that goes on, and is of the next step."""
+    bench = Bench(settings_of(max_staleness=3, max_refill=2))
+    await bench.start()
+    for step in range(3):
+        first, *others = list(bench.runner.waiting)[:4]
+        await bench.runner.finish(first, values=GOOD)
+        await bench.runner.finish(*others[:2], values=EQUAL)
+        assert await bench.must_wait()
+        await bench.runner.finish(others[2], values=EQUAL)
+        assert len(bench.runner.waiting) == 6
+        groups = await bench.take_now()
+        assert [group.id for group in groups] == [first]
+        assert [group.id for group, _ in bench.rollouts.take_filtered()] == others
+        bench.rollouts.release(groups)
+        await settle()
+        bench.check()
+        assert len(bench.runner.started) == 8 + 4 * (step + 1)
+
+
 async def test_groups_that_wait_for_later_steps_do_not_use_the_refill_up() -> None:
     bench = Bench(settings_of(max_staleness=3, max_refill=2))
     await bench.start()
