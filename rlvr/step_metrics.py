@@ -93,12 +93,6 @@ class Clock:
         return times
 
 
-def end_in_words(stage_s: Mapping[str, float], whole_s: float) -> str:
-    """Where the time goes after the last step's record, which no later step counts."""
-    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stage_s.items())
-    return f"the end took {whole_s:.1f} s: {parts}"
-
-
 def _since(before: GeneratorStatus | None, now: GeneratorStatus) -> tuple[float, float, float]:
     if before is None:
         return now.busy_s, now.updating_s, now.waiting_s

@@ -21,6 +21,7 @@ from rlvr.data import Cursor
 from rlvr.evaluation import EvaluationReport, evaluate_tasks
 from rlvr.events import EventKind, append_event
 from rlvr.generate.pool import GeneratorPool
+from rlvr.in_words import end_in_words, failure_in, nothing_trained
 from rlvr.learn.algorithms import Algorithm
 from rlvr.learn.gdpo import GDPO
 from rlvr.learn.guards import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, HealthWatch
@@ -39,7 +40,7 @@ from rlvr.rollout.scoring import Scorer
 from rlvr.rollout_log import write_evaluation, write_rollouts
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
-from rlvr.step_metrics import Clock, batch_metrics, end_in_words, staleness_metrics, throughput_metrics
+from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
 from rlvr.types import Group, Row, TrajectoryKey
 from rlvr.watchdog import watch
 from rlvr.weights.update import WeightReceipt, WeightUpdate
@@ -168,16 +169,6 @@ def mean_advantages(groups: Sequence[Group], advantages: Sequence[Sequence[Weigh
     ]
 
 
-def nothing_trained(filtered: Sequence[tuple[Group, Fate]]) -> str:
-    """Why a step has no groups, in words."""
-    flat = sum(fate is Fate.ZERO_VARIANCE for _, fate in filtered)
-    return (
-        f"none of the {len(filtered)} groups sampled for this step is worth training: in {flat} all answers score the "
-        f"same, {len(filtered) - flat} have too few verdicts. Easier or harder tasks, a reward with more steps between "
-        "right and wrong, or a larger rollout.group_size or rollout.max_refill may help"
-    )
-
-
 class Training:
     """The state of a run: what has been trained, what is in flight, and the books."""
 
@@ -228,10 +219,10 @@ class Training:
     async def resume(self) -> None:
         """The learner and the folder as the checkpoint has them, if there is one."""
         if self.checkpoint is not None:
-            go_on(self.folder, self.checkpoint.state)
             await self.roles.learner.load(self.checkpoint.learner)
             if self.teaching is not None:
                 await self.teaching.load(self.checkpoint.teaching())
+            go_on(self.folder, self.checkpoint.state)  # it removes files: a resume that is refused must not
             self.evaluation = self.evaluation_before_resume()
 
     async def run(self) -> None:
@@ -322,6 +313,11 @@ class Training:
         self.log.log(self.step, report.metrics() | of_teachers)
         await asyncio.to_thread(write_evaluation, self.folder, self.step, report.groups)
         self.console.evaluation(self.step, report.metrics())
+        if report.without_verdict:
+            self.warn(
+                f"{report.without_verdict} of {report.answers} held-out answers have no verdict, and the accuracy is "
+                f"of the others; the last: {failure_in(report.groups)}"
+            )
         if objection is not None:
             raise TrainingStopped(f"{objection}; {await self.what_is_left()}")
 
@@ -373,10 +369,7 @@ class Training:
             warnings = [f"no update: {nothing_trained(filtered)}"]
         failed = [group for group, fate in filtered if fate is Fate.TOO_FEW_VALID]
         if failed:
-            why = next(
-                (t.score.detail for t in failed[-1].trajectories if t.score and t.score.detail), "no reason given"
-            )
-            warnings.append(f"{len(failed)} groups had too few verdicts; the last: {why[:300]}")
+            warnings.append(f"{len(failed)} groups had too few verdicts; the last: {failure_in(failed)}")
         self.warn(*warnings)
 
     def warn(self, *warnings: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ def run(folder: Path, steps: int, reward: Any = letters, **settings: Any) -> Run
     return rlvr.train(reward=reward, steps=steps, run_dir=folder, **usual | settings)
 
 
+async def half_fails(completion: str, task_id: str) -> float:
+    if int(task_id, 16) % 2:
+        raise ConnectionError("the judge is away")
+    return 1.0
+
+
 def evaluated(folder: Path) -> list[int]:
     """The steps whose evaluations are in the log."""
     return [r.step for r in read_metrics(RunFolder(folder).metrics) if "evaluation/pass@1" in r.values]
@@ -58,8 +65,19 @@ def test_a_step_without_a_group_worth_training_says_why(tmp_path: Path) -> None:
     run(tmp_path / "run", 2, nothing, algorithm=above_the_mean_of_all)
     texts = [e.text for e in read_events(RunFolder(tmp_path / "run")) if e.text.startswith("no update")]
     assert len(texts) == 2
-    assert all("in 10 all answers score the same, 0 have too few verdicts" in text for text in texts)
+    assert all(
+        re.search(r"none of the (\d+) groups .*: in \1 all answers score the same, 0 have", text) for text in texts
+    )
     assert not any("rlvr replay" in text for text in texts)
+
+
+def test_an_evaluation_whose_accuracy_is_of_some_answers_alone_says_so(tmp_path: Path) -> None:
+    held_out = {"path": rows(Split.HELD_OUT, 6, 0), "prompt": "question"}
+    result = run(tmp_path / "run", 1, half_fails, evaluation_data=held_out)
+    assert result.before is not None and 0 < result.before.without_verdict < 6
+    told = f"{result.before.without_verdict} of 6 held-out answers have no verdict, and the accuracy is of the others"
+    (text, *_) = [e.text for e in read_events(RunFolder(tmp_path / "run")) if "held-out" in e.text]
+    assert text == f"{told}; the last: half_fails: ConnectionError: the judge is away"
 
 
 def test_of_many_evaluations_the_answers_of_the_last_alone_are_kept(
@@ -92,14 +110,17 @@ def test_a_resume_does_not_answer_again_what_was_answered_at_its_step(tmp_path: 
     assert evaluated(folder) == [0, 1, 1, 2]
 
 
-def test_a_resume_that_is_refused_leaves_the_settings_that_the_run_had(tmp_path: Path) -> None:
-    """The next one reads them, and they say which data and which model the run began with."""
+def test_a_resume_that_is_refused_leaves_what_the_run_had(tmp_path: Path) -> None:
+    """The next one reads its settings, which say which data and which model the run began with."""
     folder = tmp_path / "run"
     run(folder, 1)
-    written = (folder / "config.yaml").read_text()
+    (folder / "rollouts" / "step-000002.parquet").write_bytes(b"of a step after the checkpoint")
+    events, written = read_events(RunFolder(folder)), (folder / "config.yaml").read_text()
     assert load_config([folder / "config.yaml"], []).steps == 1
     with pytest.raises(DataError, match="a run goes on with the data it began with"):
         run(folder, 2, resume=True, data={"path": rows(Split.TRAIN, 3, 0), "prompt": "question"})
     with pytest.raises(ValueError, match="is of another model"):
         run(folder, 2, resume=True, model={"name": "tiny", "lora": {"rank": 4}})
     assert (folder / "config.yaml").read_text() == written
+    assert RunFolder(folder).rollout_steps() == [1, 2]
+    assert not any(event.text.startswith("resumed") for event in read_events(RunFolder(folder))[len(events) :])

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.generate.protocol import GeneratorStatus
+from rlvr.in_words import end_in_words
 from rlvr.rollout.ledger import Fate
 from rlvr.stages import Stages
-from rlvr.step_metrics import Clock, batch_metrics, end_in_words, staleness_metrics, throughput_metrics
+from rlvr.step_metrics import Clock, batch_metrics, staleness_metrics, throughput_metrics
 from rlvr.types import FinishReason, Group, Outcome, RLStream, Row, Score, Task, Trajectory
 
 TASK = Task("t", (), (1,), None, {})

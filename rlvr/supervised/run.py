@@ -21,6 +21,7 @@ from rlvr.config_loading import write_yaml
 from rlvr.console import Console, SupervisedConsole
 from rlvr.data import Cursor, CursorState
 from rlvr.events import EventKind, append_event
+from rlvr.in_words import end_in_words
 from rlvr.learner_handle import LearnerHandle
 from rlvr.metrics import MetricLog
 from rlvr.prepare import (
@@ -37,7 +38,6 @@ from rlvr.report.page import write_report
 from rlvr.resumed import first_evaluation, first_of, go_on
 from rlvr.run_folder import RunFolder
 from rlvr.stages import Stages
-from rlvr.step_metrics import end_in_words
 from rlvr.supervised.examples import ExampleSet, Learnable, has_answers, load_examples
 from rlvr.supervised.held_out import HELD_OUT_LOSS, HeldOut, HeldOutAnswers, HeldOutLoss
 from rlvr.training import RunResult
@@ -151,8 +151,8 @@ class Supervised:
         finish = partial(self.checkpoints.finish, self.config.cluster.watchdog_s)
         close_with(parts, "the checkpoint under way", finish)
         if self.checkpoint is not None:
-            go_on(self.folder, self.checkpoint.state)
             await self.learner.load(self.checkpoint.learner)
+            go_on(self.folder, self.checkpoint.state)  # it removes files: a resume that is refused must not
         write_yaml(self.config, self.folder.config)  # only now: what a resume is refused for must not take its place
         await self.evaluate()
         self.stages.finish_step()  # counts from here
