@@ -52,12 +52,12 @@ def train(
     is a YAML file below all of these.
 
     Raises ConfigError, DataError, RewardError or PreparationError before anything is started, and RolloutError for a
-    resume with another `rollout.group_size`.
+    resume with another `rollout.group_size` or other tasks.
     """
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
     if not resume:
         refuse_used(RunFolder(run_dir))  # before rows in memory are written into it
-    tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir))
+    tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir, resume))
     rewards, named = _reward_setting(reward)
     own = algorithm if callable(algorithm) else None
     named |= {"algorithm": None if callable(algorithm) else algorithm}
@@ -87,7 +87,7 @@ def sft(
     run_dir = Path(settings.pop("run_dir", None) or new_run_dir())
     if not resume:
         refuse_used(RunFolder(run_dir))
-    tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir))
+    tree = merge(_tree(model, settings) | {"run_dir": str(run_dir)}, _data_tree(data, evaluation_data, run_dir, resume))
     checked = load_config([config] if config else [], [], _without_none(tree))
     return run_coroutine(run_supervised(prepare_sft(checked), resume=resume))
 
@@ -111,7 +111,9 @@ def run_config(
     job = replace(prepare(config, rewards), algorithm=algorithm)
     folder, checkpoint = open_run(config, resume=resume)
     if checkpoint is not None:
-        checkpoint.rollouts().refuse_other_group_size(config.rollout.group_size)
+        saved = checkpoint.rollouts()
+        saved.refuse_other_group_size(config.rollout.group_size)
+        saved.refuse_other_tasks(job.tasks.tasks)
         if teaching is not None:
             checkpoint.teaching()  # or it says that there is nothing to go on from
     with Console(config.steps) as console:
@@ -183,26 +185,35 @@ def _tree(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_tree(
-    data: str | Rows | Mapping[str, Any] | None, held_out: str | Rows | Mapping[str, Any] | None, run_dir: Path
+    data: str | Rows | Mapping[str, Any] | None,
+    held_out: str | Rows | Mapping[str, Any] | None,
+    run_dir: Path,
+    resume: bool,
 ) -> dict[str, Any]:
     """What the config says of training and held-out data; rows in memory become files of the run."""
     return _without_none(
         {
-            "data": _data_setting(data, run_dir / "data" / "train.jsonl"),
+            "data": _data_setting(data, run_dir / "data" / "train.jsonl", resume=resume),
             "evaluation": {"data": _data_setting(held_out, run_dir / "data" / "held_out.jsonl")},
         }
     )
 
 
-def _data_setting(data: str | Path | Rows | Mapping[str, Any] | None, file: Path) -> Any:
-    """A setting as it is; rows in memory as a file of the run, which a resume and a reader can open."""
+def _data_setting(data: str | Path | Rows | Mapping[str, Any] | None, file: Path, *, resume: bool = False) -> Any:
+    """A setting as it is; rows in memory as a file of the run, which a resume and a reader can open.
+
+    Where the run goes on with them they must be the same. Raises DataError.
+    """
     if isinstance(data, Mapping):
-        return {**data, "path": _data_setting(data.get("path"), file)}
+        return {**data, "path": _data_setting(data.get("path"), file, resume=resume)}
     if data is None or isinstance(data, (str, Path)):
         return None if data is None else str(data)
-    from rlvr.data import write_rows
+    from rlvr.data import refuse_other_rows, write_rows
 
-    write_rows(data, file)
+    if resume and file.exists():
+        refuse_other_rows(data, file)
+    else:
+        write_rows(data, file)
     return str(file)
 
 

@@ -65,12 +65,24 @@ def read_rows(config: DataConfig) -> list[dict[str, Any]]:
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Rows in memory to a JSONL file, so that a run's folder holds all that a resume needs: all of them, or none."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(rows, start=1):
-            try:
-                file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
-            except (TypeError, ValueError) as error:
-                raise DataError(f"row {number} of the data cannot be stored as JSON: {error}") from None
+    with replacing(path) as partial:
+        partial.write_text(_jsonl(rows), encoding="utf-8")
+
+
+def refuse_other_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Raise DataError unless the rows are those that `write_rows` wrote."""
+    if _jsonl(rows) != path.read_text(encoding="utf-8"):
+        raise DataError(f"the rows given are not those in {path}: a run goes on with the data it began with")
+
+
+def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            lines.append(json.dumps(dict(row), ensure_ascii=False) + "\n")
+        except (TypeError, ValueError) as error:
+            raise DataError(f"row {number} of the data cannot be stored as JSON: {error}") from None
+    return "".join(lines)
 
 
 def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
@@ -149,6 +161,11 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
 
 
+def fingerprint(tasks: Iterable[Task]) -> str:
+    """The same for the same tasks in the same order."""
+    return hashlib.sha256("".join(task.id for task in tasks).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class CursorState:
     """Where a cursor stands: all that a resume needs besides the seed and the dataset."""
@@ -163,7 +180,7 @@ class Cursor(Generic[Item]):
     def __init__(self, items: Sequence[Item], seed: int, state: CursorState | None = None) -> None:
         if not items:
             raise DataError("a cursor needs at least one task or example")
-        self._items = items
+        self.items = items
         self._seed = seed
         self._epoch = state.epoch if state else 0
         self._position = state.position if state else 0
@@ -176,14 +193,14 @@ class Cursor(Generic[Item]):
 
     def __len__(self) -> int:
         """Items of an epoch."""
-        return len(self._items)
+        return len(self.items)
 
     def next(self) -> Item:
         """The next one; never the end."""
         if self._position == len(self._order):
             self._epoch, self._position = self._epoch + 1, 0
             self._order = self._shuffled(self._epoch)
-        item = self._items[self._order[self._position]]
+        item = self.items[self._order[self._position]]
         self._position += 1
         return item
 
@@ -191,6 +208,6 @@ class Cursor(Generic[Item]):
         return CursorState(self._epoch, self._position)
 
     def _shuffled(self, epoch: int) -> list[int]:
-        order = list(range(len(self._items)))
+        order = list(range(len(self.items)))
         random.Random(f"{self._seed}:{epoch}").shuffle(order)
         return order

@@ -17,6 +17,7 @@ from rlvr.demo.problems import Split, rows
 from rlvr.evaluation import EvaluationReport
 from rlvr.events import read_events
 from rlvr.metrics import read_metrics
+from rlvr.rollout.rollouts import RolloutError
 from rlvr.run_folder import RunFolder
 from rlvr.training import RunResult, Training
 from rlvr.types import Group
@@ -117,10 +118,15 @@ def test_a_resume_that_is_refused_leaves_what_the_run_had(tmp_path: Path) -> Non
     (folder / "rollouts" / "step-000002.parquet").write_bytes(b"of a step after the checkpoint")
     events, written = read_events(RunFolder(folder)), (folder / "config.yaml").read_text()
     assert load_config([folder / "config.yaml"], []).steps == 1
-    with pytest.raises(DataError, match="a run goes on with the data it began with"):
-        run(folder, 2, resume=True, data={"path": rows(Split.TRAIN, 3, 0), "prompt": "question"})
+    for other in (rows(Split.TRAIN, 3, 0), rows(Split.TRAIN, 17, 0)):
+        with pytest.raises(DataError, match="a run goes on with the data it began with"):
+            run(folder, 2, resume=True, data={"path": other, "prompt": "question"})
+    data = {"path": str(folder / "data" / "train.jsonl"), "prompt": "question"}
+    with pytest.raises(RolloutError, match="a run goes on with the data it began with"):
+        run(folder, 2, resume=True, data=data | {"limit": 15})
     with pytest.raises(ValueError, match="is of another model"):
         run(folder, 2, resume=True, model={"name": "tiny", "lora": {"rank": 4}})
     assert (folder / "config.yaml").read_text() == written
     assert RunFolder(folder).rollout_steps() == [1, 2]
+    assert len((folder / "data" / "train.jsonl").read_text().splitlines()) == 16
     assert not any(event.text.startswith("resumed") for event in read_events(RunFolder(folder))[len(events) :])

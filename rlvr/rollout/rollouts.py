@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rlvr.config import RolloutConfig
-from rlvr.data import Cursor, CursorState
+from rlvr.data import Cursor, CursorState, fingerprint
 from rlvr.rollout.episode import EpisodeRunner
 from rlvr.rollout.ledger import Fate, Ledger
 from rlvr.types import Group, Outcome, Task
@@ -32,7 +32,8 @@ class RolloutError(RuntimeError):
 class RolloutState:
     """What a checkpoint keeps: groups that wait, tasks that were in flight, and the books.
 
-    `filtered` are groups that are settled in the ledger, but not yet handed to `take_filtered`.
+    `filtered` are groups that are settled in the ledger, but not yet handed to `take_filtered`. `tasks` is the
+    fingerprint of all tasks that the cursor goes through; empty in the checkpoints of an older rlvr.
     """
 
     cursor: CursorState
@@ -41,6 +42,16 @@ class RolloutState:
     in_flight: list[tuple[int, Task]]
     filtered: list[tuple[Group, Fate]]
     ledger: Ledger
+    tasks: str = ""
+
+    def refuse_other_tasks(self, tasks: Iterable[Task]) -> None:
+        """Raise RolloutError unless these are the tasks that the cursor went through."""
+        if self.tasks and self.tasks != fingerprint(tasks):
+            raise RolloutError(
+                "data: the tasks are not those that the run began with (its rows, data.limit, data.system or "
+                "data.max_prompt_tokens have changed), and some would be repeated and others skipped: a run goes on "
+                "with the data it began with; start a new one from an export of its policy"
+            )
 
     def refuse_other_group_size(self, group_size: int) -> None:
         """Raise RolloutError unless groups that wait, and those in flight by the books, have `group_size` answers."""
@@ -61,7 +72,7 @@ class Rollouts:
     """Starts groups while slots are free. Lives on one event loop.
 
     `is_flat` tells whether a group has no gradient, which is for the algorithm to say. Raises RolloutError for a
-    `state` of another group size.
+    `state` of another group size or other tasks.
     """
 
     def __init__(
@@ -74,8 +85,10 @@ class Rollouts:
     ) -> None:
         if state is not None:
             state.refuse_other_group_size(config.group_size)
+            state.refuse_other_tasks(cursor.items)
         self._is_flat = is_flat
         self._cursor = cursor
+        self._tasks = fingerprint(cursor.items)
         self._runner = runner
         self._config = config
         self._slots = (config.max_staleness + 1) * config.groups_per_step
@@ -153,6 +166,7 @@ class Rollouts:
             [*self._restart, *in_flight],
             list(self._filtered),
             self.ledger,
+            self._tasks,
         )
 
     async def stop(self) -> None:

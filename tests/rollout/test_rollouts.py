@@ -379,6 +379,17 @@ async def test_a_resume_with_another_group_size_is_refused(finished: list[int]) 
     Bench(settings_of(), state).check()
 
 
+@pytest.mark.parametrize("tasks", [99, 101])
+async def test_a_resume_with_other_tasks_is_refused(tasks: int) -> None:
+    """Some would be repeated and others skipped: their order is made anew."""
+    first = Bench(settings_of())
+    await first.start()
+    state = pickle.loads(pickle.dumps(first.rollouts.state()))
+    with pytest.raises(RolloutError, match="the tasks are not those that the run began with"):
+        Bench(settings_of(), state, tasks)
+    Bench(settings_of(), state).check()
+
+
 # A script is a list of what happens: the n-th group in flight finishes, with these values; a checkpoint is taken;
 # the run is killed and resumed from its last checkpoint.
 FINISH = st.tuples(st.integers(0, 50), st.sampled_from([GOOD, GOOD, EQUAL, FAILED, HALF_FAILED]))
