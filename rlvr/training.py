@@ -232,7 +232,8 @@ class Training:
         with self.stages("evaluate"):
             await self.evaluate()
         self.clock.times(*self.stages.finish_step(), await self.roles.pool.statuses())  # counts from here
-        self.rollouts.start()
+        if self.step < self.config.steps:  # else the run had ended: nothing is sampled for no step
+            self.rollouts.start()
         while self.step < self.config.steps:
             await self.train_step()
 

@@ -17,6 +17,7 @@ from rlvr.demo.problems import Split, rows
 from rlvr.evaluation import EvaluationReport
 from rlvr.events import read_events
 from rlvr.metrics import read_metrics
+from rlvr.rollout.episode import EpisodeRunner
 from rlvr.rollout.rollouts import RolloutError
 from rlvr.run_folder import RunFolder
 from rlvr.training import RunResult, Training
@@ -98,10 +99,16 @@ def test_of_many_evaluations_the_answers_of_the_last_alone_are_kept(
     assert kept == [1]
 
 
-def test_a_resume_does_not_answer_again_what_was_answered_at_its_step(tmp_path: Path) -> None:
+def test_a_resume_does_not_answer_again_what_was_answered_at_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     first = run(folder, 1)
-    again = run(folder, 1, resume=True)
+    asked: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeRunner, "run", lambda _, group, task: asked.append(group))
+        again = run(folder, 1, resume=True)
+    assert asked == [], "nothing at all is sampled: the run had ended"
     assert evaluated(folder) == [0, 1]
     assert again.before is not None and again.after is not None and first.after is not None
     assert (again.before.version, again.after.version, again.steps) == (0, 1, 1)

@@ -148,7 +148,10 @@ class EpisodeRunner:
             yield env
         finally:
             with _env_may_fail():
-                await asyncio.wait_for(env.close(), _CLOSE_DEADLINE_S)
+                try:
+                    await asyncio.wait_for(env.close(), _CLOSE_DEADLINE_S)
+                except TimeoutError:
+                    raise EnvError(f"the env has not closed in {_CLOSE_DEADLINE_S:g} s") from None
 
     async def _next_turn(self, trajectory: Trajectory, messages: Sequence[Message], request_id: str) -> None:
         read = self._between_turns(messages, trajectory.token_ids[-1])

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from rlvr.env import Env, EnvError
 from rlvr.envs.single_turn import SingleTurn
 from rlvr.reward_function import Reward
+from rlvr.rollout import episode
 from rlvr.rollout.episode import EpisodeRunner
 from rlvr.rollout.scoring import Scorer
 from rlvr.types import Completion, FinishReason, GenerateRequest, Group, Message, Outcome, Sampling, Task
@@ -261,6 +262,18 @@ async def test_an_env_that_does_not_answer_is_ended_at_the_deadline(tokenizer: P
     )
     assert the_failure(group) == "no end in 0.1 s"
     assert env.closed == 1
+
+
+async def test_an_env_that_does_not_close_is_left_behind(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck(Conversation):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(episode, "_CLOSE_DEADLINE_S", 0.1)
+    group = await asyncio.wait_for(run(ScriptedGenerator(tokenizer, [f"a{END}"]), lambda: Stuck([])), timeout=5)
+    assert the_failure(group) == "the env has not closed in 0.1 s"
 
 
 @pytest.mark.parametrize(("silent_turn", "request_id"), [(0, "g3"), (1, "g3.0.1")])
