@@ -236,6 +236,16 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert steps[0] == steps[1]
 
 
+def test_a_resume_with_other_steps_is_refused(tmp_path: Path) -> None:
+    """The examples seen are counted in steps: some would be skipped."""
+    rows = sums(40, seed=0)
+    rlvr.sft("tiny", rows, **settings(tmp_path, steps=1))
+    more = settings(tmp_path, steps=2, sft={"rows_per_step": 20})
+    with pytest.raises(PreparationError, match=r"sft\.rows_per_step=20: .*resume with sft\.rows_per_step=16"):
+        rlvr.sft("tiny", rows, resume=True, **more)
+    assert rlvr.sft("tiny", rows, resume=True, **settings(tmp_path, steps=2)).steps == 2
+
+
 def test_ranks_learn_what_one_learner_does(tmp_path: Path) -> None:
     """As Ray actors, and with no generator beside them."""
     rows, held_out = sums(24, seed=0), sums(8, seed=1)

@@ -17,7 +17,7 @@ from rlvr.checkpoint import Checkpoint, CheckpointState, CheckpointWriter
 from rlvr.closing import close_with
 from rlvr.cluster import disconnect_ray, start_learner, start_roles
 from rlvr.config import AlgorithmConfig, Config
-from rlvr.config_loading import write_yaml
+from rlvr.config_loading import load_config, write_yaml
 from rlvr.console import Console, SupervisedConsole
 from rlvr.data import Cursor, CursorState
 from rlvr.events import EventKind, append_event
@@ -109,8 +109,10 @@ def _examples_of_data(config: Config, tokenizer: PreTrainedTokenizerBase) -> Exa
 
 
 async def run_supervised(job: SupervisedJob, *, resume: bool) -> SupervisedResult:
-    """Train as a checked config says, whose `run_dir` is set."""
+    """Train as a checked config says, whose `run_dir` is set. Raises PreparationError and what a part raises."""
     folder, checkpoint = open_run(job.config, resume=resume)
+    if checkpoint is not None:
+        _refuse_other_rows_per_step(job.config, folder)
     async with AsyncExitStack() as parts:
         console = parts.enter_context(SupervisedConsole(job.config.steps))
         if job.examples.too_long:
@@ -122,6 +124,16 @@ async def run_supervised(job: SupervisedJob, *, resume: bool) -> SupervisedResul
         except Exception as error:
             append_event(folder, training.step, EventKind.FAILURE, f"{type(error).__name__}: {error}")
             raise
+
+
+def _refuse_other_rows_per_step(config: Config, folder: RunFolder) -> None:
+    """What a run has seen is counted in its steps: with another size some examples would be skipped or repeated."""
+    had, asked = load_config([folder.config], []).sft.rows_per_step, config.sft.rows_per_step
+    if had != asked:
+        raise PreparationError(
+            f"sft.rows_per_step={asked}: a run keeps the size of its steps; resume with sft.rows_per_step={had}, or "
+            "start a new run from an export of its policy"
+        )
 
 
 class Supervised:
