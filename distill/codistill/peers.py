@@ -91,7 +91,7 @@ class LivePeer:
         """Take down how its groups went, by their verdicts."""
         self.rates.add(verdicts.values())
         for group in groups:
-            solution = solution_in(group, verdicts[group.id].right)
+            solution = solution_in(group, verdicts[group.id].tag, verdicts[group.id].right)
             if solution is not None:
                 self.solutions[group.task.id] = solution
                 self.solutions.move_to_end(group.task.id)

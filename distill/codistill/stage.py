@@ -12,7 +12,7 @@ import numpy as np
 
 from rlvr.checkpoint import WriteState
 from rlvr.distill.codistill.asking import Heard, hear
-from rlvr.distill.codistill.imitation import Solution, imitating
+from rlvr.distill.codistill.imitation import Solution, chosen, imitating
 from rlvr.distill.codistill.mixing import Word, hard, shares, softs, with_advantages, with_divergences
 from rlvr.distill.codistill.peers import LivePeer, PassRates, Verdicts
 from rlvr.distill.codistill.plan import CodistillSettings, PeerSignal
@@ -129,7 +129,7 @@ class CoDistillation:
             for place, word in self._words(lesson, heard, strength * trust).items():
                 words.setdefault(place, []).append(word)
             if strength > 0 and heard.differs(lesson.peer.name, s.overlap_low):
-                solutions |= _solutions(lesson, groups)
+                solutions |= _solutions(lesson, verdicts)
         taught = self._taught(rows, words)
         metrics |= {"codistill/kappa": self._kappa, "codistill/imitated": float(len(solutions))} | shares(rows, words)
         return taught + imitating(groups, solutions, strength, sum(sum(row.trained) for row in rows)), metrics
@@ -248,7 +248,7 @@ class CoDistillation:
                 self._tell(f"{name} did not say what it was asked ({type(failure).__name__}: {failure}); without it")
 
 
-def _solutions(lesson: Lesson, groups: Sequence[Group]) -> dict[int, Solution]:
+def _solutions(lesson: Lesson, verdicts: Mapping[int, Verdicts]) -> dict[int, Solution]:
     """The peer's right answers to what it is better at, by group."""
-    found = {group.id: lesson.peer.solutions.get(group.task.id) for group in groups if lesson.gates[group.id] > 0}
-    return {group: solution for group, solution in found.items() if solution is not None}
+    better = ((group, v.task, v.tag) for group, v in verdicts.items() if lesson.gates[group] > 0)
+    return chosen(better, lesson.peer.solutions)

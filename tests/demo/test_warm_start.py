@@ -48,7 +48,8 @@ def test_a_warm_start_learns(tokenizer: PreTrainedTokenizerFast, model: Qwen3For
 
 def test_a_warm_start_ends_when_its_time_is_spent(tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM) -> None:
     *_, last = train(model, tokenizer, WarmStart(cpu_seconds=1.0))
-    assert 1.0 <= last.cpu_seconds < 60.0
+    # The last step ends before the time does, by no more than the next batch took to make.
+    assert 0.5 < last.cpu_seconds < 60.0
 
 
 def test_new_models_depend_on_the_seed_alone(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -174,20 +174,23 @@ async def test_adapters_are_exact_for_new_and_running_sequences(engine: str, tmp
     config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}
     models: dict[int, PreTrainedModel] = {}
 
-    async def publish(version: int) -> None:
+    def adapter(version: int) -> WeightUpdate:
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_" in name:
                     parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(version))
-        update = publish_adapter(tmp_path, version, config, peft.get_peft_model_state_dict(adapted))
-        assert (await generator.update_weights(update)).checksum == update.checksum
         models[version] = copy.deepcopy(adapted)
+        return publish_adapter(tmp_path, version, config, peft.get_peft_model_state_dict(adapted))
 
+    async def update(to: WeightUpdate) -> None:
+        assert (await generator.update_weights(to)).checksum == to.checksum
+
+    first, second = adapter(1), adapter(2)  # both written before an answer begins, which would end meanwhile
     try:
-        await publish(1)
-        running = asyncio.create_task(subject.generate(PROMPT, Sampling(200)))
+        await update(first)
+        running = asyncio.create_task(subject.generate(PROMPT, Sampling(360)))
         await asyncio.sleep(0.2)
-        await publish(2)
+        await update(second)
         (new,) = await subject.generate(PROMPT, Sampling(20))
         (old,) = await running
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +377,22 @@ async def test_of_a_peer_that_thinks_too_differently_its_right_answers_are_learn
     # The learner divides by 2, the tokens with a cross-entropy; s = 0.5 of what one of the 8 other tokens counts.
     assert imitated.ce is not None
     assert [weight / 2 for weight in imitated.ce] == pytest.approx([0, 0, 0.5 / 8, 0, 0.5 / 8])
+
+
+async def test_of_prompts_that_such_a_peer_has_not_met_its_newest_answers_to_others_are_learned() -> None:
+    """With the same tag, and none twice: a peer that is behind in the data would have next to nothing to show."""
+    own, other = peer("own", Says()), peer("other", Says(likeliest=tuple(range(100, 116))))
+    for task, tag in ((10, "code"), (11, "code"), (12, "maths"), (1, "code")):
+        solved = group(task, True, True, tag=tag)
+        for answer in solved.trajectories:
+            answer.token_ids, answer.sampled = [50 + task], [True]
+        solved.task = replace(solved.task, prompt_ids=(20 + task,))
+        other.note([solved], {task: verdicts_of(solved, "judge", "tag")})
+    groups = [group(task, False, False, tag="code") for task in (0, 1, 2, 3)]
+    taught, metrics = await stage(own, other).teach(groups, rows_of(groups), own.pool)
+    assert metrics["codistill/imitated"] == 3
+    # To task 1 there is an answer; to 0 and 2 the newest others are shown; nothing is left for 3.
+    assert [(row.group_id, row.token_ids) for row in taught[8:]] == [(0, [31, 61]), (1, [21, 51]), (2, [30, 60])]
 
 
 async def test_a_step_whose_groups_were_all_left_out_has_nothing_to_teach() -> None:
