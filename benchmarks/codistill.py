@@ -2,8 +2,8 @@
 
 The specialists are the demo's base of both subjects after reinforcement learning on word problems alone, and on small
 functions alone; one pair for all seeds. They co-distill on both subjects. Against them one model is trained by GRPO on
-both, with the same settings and as many sampled tokens: from each specialist (tokens of the second stage), and from the
-base (tokens of both stages). Greedy accuracy on held-out problems of each subject, a mean over seeds.
+both: from each specialist, with the same settings and as many sampled tokens, and from the base. Greedy accuracy on
+held-out problems of each subject, a mean over seeds.
 
     python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then the signals, alone, whole
     python benchmarks/codistill.py FOLDER --plot docs/codistill.png       # the table of all seeds that are there
@@ -40,9 +40,18 @@ VERIFIERS = {"math": "math_answer", "code": "code"}
 RLVR = [sys.executable, "-m", "rlvr.cli"]
 TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
+# How one model learns one subject, or both from the start; and how two that know a subject each learn both.
+RL = {
+    "rollout": {"group_size": 8, "max_staleness": 2},
+    "learner": {"learning_rate": 1e-3, "warmup_steps": 5, "token_budget": 4096},
+}
+TWO_SUBJECTS = {
+    "rollout": {"group_size": 8, "max_staleness": 1, "drop_zero_variance": False},  # peers keep them, so all do
+    "learner": {"learning_rate": 1.5e-3, "warmup_steps": 1, "token_budget": 4096},
+}
 SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
 STEPS = 96  # of 64 answers, for each peer; one model takes twice as many
-WHOLE_STEPS = 430  # of 128 answers: as many tokens as specialists and co-distillation sampled, left out ones counted
+WHOLE_STEPS = 240  # of 32 answers, which suit it better than 128 do
 PEERS = {"kappa": 3.0, "burn_in": 0.0, "ramp": 0.05, "fade": 0.1}  # they know something from the first step on
 SIGNALS = tuple(map(str, PeerSignal))
 
@@ -55,11 +64,13 @@ class Point:
     accuracy: dict[str, float]
 
 
-def settings(folder: Path, subjects: str, steps: int, groups: int) -> dict[str, object]:
-    """Of every run, on problems of `math`, `code` or `both`; on both it is evaluated."""
+def settings(
+    folder: Path, subjects: str, how: dict[str, dict[str, object]], steps: int, groups: int
+) -> dict[str, object]:
+    """Of a run on problems of `math`, `code` or `both`; on both it is evaluated."""
     prompts = {"prompt": "question", "max_prompt_tokens": 128}
     rewards = [{"use": VERIFIERS[name], "where": {"subject": name}} for name in SUBJECTS]
-    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": steps // 4}
+    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": max(steps // 10, 24)}
     return {
         "data": {"path": str(folder / f"{subjects}.jsonl"), **prompts},
         "reward": {
@@ -68,17 +79,8 @@ def settings(folder: Path, subjects: str, steps: int, groups: int) -> dict[str, 
         },
         "evaluation": held_out if subjects == "both" else {},
         "sampling": {"max_new_tokens": 44},
-        "rollout": {
-            "group_size": 8,
-            "groups_per_step": groups,
-            "max_staleness": 1 if subjects == "both" else 2,
-            "drop_zero_variance": subjects != "both",  # peers keep them, so all on both subjects do
-        },
-        "learner": {
-            "learning_rate": 1.5e-3 if subjects == "both" else 1e-3,
-            "warmup_steps": 1 if subjects == "both" else 5,
-            "token_budget": 4096,
-        },
+        "rollout": how["rollout"] | {"groups_per_step": groups},
+        "learner": how["learner"],
         "cluster": {"backend": "local"},
         "generator": {"engine": "transformers"},
         "checkpoint": {"every_steps": 10},
@@ -120,10 +122,10 @@ def run_or_resume(verb: str, folder: Path, name: str, tree: dict[str, object], c
     run(verb, file, f"run_dir={folder / name}")
 
 
-def train(folder: Path, name: str, model: Path, subjects: str, steps: int, groups: int, seed: int) -> None:
+def train(folder: Path, name: str, model: Path, seed: int, tree: dict[str, object]) -> None:
     if is_done(folder / name):
         return
-    tree = settings(folder, subjects, steps, groups) | {"model": str(model), "seed": seed}
+    tree = tree | {"model": str(model), "seed": seed}
     run_or_resume("train", folder, name, tree, folder / name / "checkpoints")
     print(f"{folder.name} {name}: {curve(folder / name)[-1:]}", flush=True)
 
@@ -136,13 +138,14 @@ def specialist(folder: Path, name: str) -> Path:
 def specialists(folder: Path, seed: int) -> None:
     write_problems(folder.parent, 0)
     for name, steps in SPECIALIST_STEPS.items():
-        train(folder.parent, f"specialist-{name}", BASE_OF_BOTH, name, steps, 16, 0)
+        tree = settings(folder.parent, name, RL, steps, 16)
+        train(folder.parent, f"specialist-{name}", BASE_OF_BOTH, 0, tree)
 
 
 def codistill(folder: Path, seed: int, how: str) -> None:
     if is_taught(folder, how):
         return
-    tree = settings(folder, "both", STEPS, 8) | {
+    tree = settings(folder, "both", TWO_SUBJECTS, STEPS, 8) | {
         "codistill": {"tag_column": "subject", "signal": how} | PEERS,
         "peers": {name: {"model": str(specialist(folder, name) / "policy")} for name in SUBJECTS},
         "seed": seed,
@@ -154,12 +157,13 @@ def codistill(folder: Path, seed: int, how: str) -> None:
 
 def alone(folder: Path, seed: int) -> None:
     for name in SUBJECTS:
-        train(folder, f"alone-{name}", specialist(folder, name) / "policy", "both", 2 * STEPS, 8, seed)
+        tree = settings(folder, "both", TWO_SUBJECTS, 2 * STEPS, 8)
+        train(folder, f"alone-{name}", specialist(folder, name) / "policy", seed, tree)
 
 
 def whole(folder: Path, seed: int) -> None:
-    """The base with the tokens of both specialists' training and of the co-distillation."""
-    train(folder, "alone-base", BASE_OF_BOTH, "both", WHOLE_STEPS, 16, seed)
+    """One model that learns both subjects from the base on."""
+    train(folder, "alone-base", BASE_OF_BOTH, seed, settings(folder, "both", RL, WHOLE_STEPS, 4))
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
