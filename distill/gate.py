@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from rlvr.distill.licence import (
     LicenceRefused,
     TeacherTerms,
@@ -15,11 +17,13 @@ from rlvr.distill.licence import (
     notice_text,
     parse_use,
     require,
+    terms_of,
     terms_of_all,
 )
 from rlvr.distill.provenance import Provenance, TeacherRecord, merged, read_provenance, write_provenance
 
 NOTICE_FILE = "NOTICE"
+CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,22 @@ def leave_records(made: Path, made_from: Path, teachers: Sequence[TeacherRecord]
     _write_notice(made, known)
 
 
+def card_of(made_from: Sequence[Path], how: str) -> str:
+    """A card's text, with the licences of all models that something was made from, which it would lose otherwise.
+
+    Empty where a model's licence is not known: who asks for that of what was made is told so. Raises LicenceRefused for
+    a card that cannot be read.
+    """
+    licences: list[str] = []
+    for model in made_from:
+        ids = [licence.id for licence in terms_of(str(model)).licences]
+        if str(model) in ids:  # what stands for a licence that nobody knows
+            return ""
+        licences += ids
+    head = yaml.safe_dump({"license": list(dict.fromkeys(licences))}, sort_keys=False)
+    return f"---\n{head}---\n\n{how}\n"
+
+
 def export(policy: Path, folder: Path) -> str:
     """Copy a student under the name it will be given to others by, `folder`'s own. Returns its notice, empty for none.
 
@@ -60,7 +80,10 @@ def export(policy: Path, folder: Path) -> str:
     record = read_provenance(policy)
     licences = [find_licence(licence) for licence in record.licences()] if record is not None else []
     check_name(folder.name, licences)
+    card = card_of([policy], "A policy, exported by `rlvr distill export`.")
     shutil.copytree(policy, folder)
+    if card and not (folder / CARD_FILE).exists():
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return notice_text(licences)
 
 

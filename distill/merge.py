@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlvr.distill.gate import Gate, leave_records
+from rlvr.distill.gate import CARD_FILE, NOTICE_FILE, Gate, card_of, leave_records
 from rlvr.distill.licence import Use
-from rlvr.distill.provenance import Provenance, merged, read_provenance
+from rlvr.distill.provenance import PROVENANCE_FILE, Provenance, merged, read_provenance
 from rlvr.plugins import CommandError
 
 _WEIGHTS = "*.safetensors"
@@ -33,8 +33,8 @@ def merge(models: Sequence[Path], shares: Sequence[float], out: Path) -> None:
     """Write the weighted mean of models to a new folder, in the form and number format of the first.
 
     `shares` are each model's, and are scaled to a sum of 1. One tensor of each is in memory at a time.
-    What was distilled into the models is on its record too, for the narrowest use that theirs were checked for.
-    Raises MergeError and ProvenanceError, and leaves nothing then.
+    Its card has the licences of all of them. What was distilled into them is on its record too, for the narrowest use
+    that theirs were checked for. Raises MergeError, ProvenanceError and LicenceRefused, and leaves nothing then.
     """
     if len(models) < 2 or len(shares) != len(models) or min(shares) < 0 or sum(shares) <= 0:
         raise MergeError("merge: expected two models or more, and a share of at least 0 for each, not all 0")
@@ -51,13 +51,16 @@ def merge(models: Sequence[Path], shares: Sequence[float], out: Path) -> None:
                 f"merge: {model} and {models[0]} do not have the same tensors and shapes: {', '.join(odd[:3])}"
             )
     records = [record for model in models if (record := read_provenance(model)) is not None]
+    card = card_of(models, f"The mean of {len(models)} models' weights, by `rlvr distill merge`.")
     normed = [share / sum(shares) for share in shares]
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(models[0], partial, ignore=shutil.ignore_patterns("NOTICE", "provenance.json"))
+    shutil.copytree(models[0], partial, ignore=shutil.ignore_patterns(NOTICE_FILE, PROVENANCE_FILE, CARD_FILE))
     for file in sorted(partial.glob(_WEIGHTS)):
         names = [name for name, where in places[0].items() if where.file.name == file.name]
         save_file({name: _mean(name, places, normed) for name in names}, file, metadata={"format": "pt"})
+    if card:
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
     if records:
         leave_records(partial, models[0], merged(records), "distill merge", _gate_of(records))
     partial.rename(out)

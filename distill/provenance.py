@@ -16,7 +16,7 @@ from pathlib import Path
 from rlvr.files import replacing
 from rlvr.plugins import CommandError
 
-_FILE = "provenance.json"
+PROVENANCE_FILE = "provenance.json"
 
 
 class ProvenanceError(CommandError):
@@ -49,7 +49,7 @@ class Provenance:
 
 def provenance_file(of: Path) -> Path:
     """The record of a folder, or of a file of rows."""
-    return of / _FILE if of.is_dir() else of.with_name(f"{of.name}.{_FILE}")
+    return of / PROVENANCE_FILE if of.is_dir() else of.with_name(f"{of.name}.{PROVENANCE_FILE}")
 
 
 def write_provenance(of: Path, provenance: Provenance) -> None:

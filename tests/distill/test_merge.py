@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rlvr.distill.gate import export
+from rlvr.distill.licence import terms_of
 from rlvr.distill.merge import MergeError, merge
 from rlvr.distill.provenance import Provenance, ProvenanceError, TeacherRecord, read_provenance, write_provenance
 
@@ -51,6 +53,33 @@ def test_what_the_models_were_made_from_and_for_is_on_record(tmp_path: Path) -> 
 def test_a_merge_of_models_that_nothing_was_distilled_into_has_no_record(tmp_path: Path) -> None:
     merge([model(tmp_path / name, {"w": [1.0]}) for name in "ab"], [1, 1], tmp_path / "out")
     assert read_provenance(tmp_path / "out") is None
+
+
+def licences_of(folder: Path) -> set[str]:
+    return {licence.id for licence in terms_of(str(folder)).licences}
+
+
+def test_a_merge_has_the_licences_of_all_its_models(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", {"w": [1.0]}), model(tmp_path / "b", {"w": [1.0]})
+    (a / "README.md").write_text("---\nlicense: mit\n---\n")
+    (b / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.1\n---\n")
+    merge([a, b], [1, 1], tmp_path / "out")
+    assert licences_of(tmp_path / "out") == {"mit", "llama3.1"}
+
+
+def test_a_merge_with_a_model_of_unknown_licence_is_of_unknown_licence(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", {"w": [1.0]}), model(tmp_path / "b", {"w": [1.0]})
+    (a / "README.md").write_text("---\nlicense: mit\n---\n")
+    merge([a, b], [1, 1], tmp_path / "out")
+    assert licences_of(tmp_path / "out") == {str(tmp_path / "out")}
+
+
+def test_an_exported_policy_keeps_the_licence_of_what_its_run_began_with(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model: {name: Qwen/Qwen3-8B}\n")
+    policy = model(tmp_path / "run" / "policy", {"w": [1.0]})
+    export(policy, tmp_path / "out")
+    assert licences_of(tmp_path / "out") == licences_of(policy) == {"apache-2.0"}
 
 
 def test_a_merge_that_cannot_be_recorded_leaves_nothing(tmp_path: Path) -> None:
