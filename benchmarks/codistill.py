@@ -2,8 +2,8 @@
 
 The specialists are the demo's base of both subjects after reinforcement learning on word problems alone, and on small
 functions alone; one pair for all seeds. They co-distill on both subjects. Against them one model is trained by GRPO on
-both: from each specialist, with the same settings and as many sampled tokens, and from the base. Greedy accuracy on
-held-out problems of each subject, a mean over seeds.
+both: from each specialist, with no fewer sampled tokens, and from the base. Greedy accuracy on held-out problems of
+each subject, a mean over seeds.
 
     python benchmarks/codistill.py FOLDER --seed 0 --stage specialists    # then the signals, alone, whole
     python benchmarks/codistill.py FOLDER --plot docs/codistill.png       # the table of all seeds that are there
@@ -29,6 +29,7 @@ from statistics import fmean
 
 import yaml
 
+from rlvr.config_loading import merge
 from rlvr.data import write_rows
 from rlvr.demo import BASE_OF_BOTH
 from rlvr.demo.problems import Split
@@ -40,19 +41,21 @@ VERIFIERS = {"math": "math_answer", "code": "code"}
 RLVR = [sys.executable, "-m", "rlvr.cli"]
 TRAIN, HELD_OUT = 2048, 128  # problems of each subject
 
-# How one model learns one subject, or both from the start; and how two that know a subject each learn both.
+# Steps are of 32 answers, which suit all of them better than 64 or 128 do.
 RL = {
-    "rollout": {"group_size": 8, "max_staleness": 2},
+    "rollout": {"group_size": 8, "groups_per_step": 4, "max_staleness": 2},
     "learner": {"learning_rate": 1e-3, "warmup_steps": 5, "token_budget": 4096},
 }
-TWO_SUBJECTS = {
-    "rollout": {"group_size": 8, "max_staleness": 1, "drop_zero_variance": False},  # peers keep them, so all do
-    "learner": {"learning_rate": 1.5e-3, "warmup_steps": 1, "token_budget": 4096},
+TAUGHT = {
+    "rollout": {"group_size": 8, "groups_per_step": 4, "max_staleness": 1},
+    "learner": {"learning_rate": 1e-3, "warmup_steps": 1, "token_budget": 4096},
 }
-SPECIALIST_STEPS = {"math": 100, "code": 60}  # of 128 answers: until each is near 1 in its own subject
-STEPS = 96  # of 64 answers, for each peer; one model takes twice as many
-WHOLE_STEPS = 240  # of 32 answers, which suit it better than 128 do
-PEERS = {"kappa": 3.0, "burn_in": 0.0, "ramp": 0.05, "fade": 0.1}  # they know something from the first step on
+# They know something from the first step on, and each is sure of wrong things in the other's subject.
+PEERS = {"kappa": 3.0, "alpha_max": 0.7, "burn_in": 0.0, "ramp": 0.05, "fade": 0.1}
+LARGE_STEPS = {"rollout": {"groups_per_step": 16}}  # 128 answers: a specialist near 1 in its own subject
+SPECIALIST_STEPS = {"math": 100, "code": 60}
+STEPS = 192  # of each peer; those of one model take no fewer tokens than those of both peers
+ALONE_STEPS, WHOLE_STEPS = 180, 240
 SIGNALS = tuple(map(str, PeerSignal))
 
 
@@ -64,13 +67,11 @@ class Point:
     accuracy: dict[str, float]
 
 
-def settings(
-    folder: Path, subjects: str, how: dict[str, dict[str, object]], steps: int, groups: int
-) -> dict[str, object]:
+def settings(folder: Path, subjects: str, how: dict[str, dict[str, object]], steps: int) -> dict[str, object]:
     """Of a run on problems of `math`, `code` or `both`; on both it is evaluated."""
     prompts = {"prompt": "question", "max_prompt_tokens": 128}
     rewards = [{"use": VERIFIERS[name], "where": {"subject": name}} for name in SUBJECTS]
-    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": max(steps // 10, 24)}
+    held_out = {"data": {"path": str(folder / "held_out.jsonl"), **prompts}, "every_steps": 24}
     return {
         "data": {"path": str(folder / f"{subjects}.jsonl"), **prompts},
         "reward": {
@@ -79,7 +80,7 @@ def settings(
         },
         "evaluation": held_out if subjects == "both" else {},
         "sampling": {"max_new_tokens": 44},
-        "rollout": how["rollout"] | {"groups_per_step": groups},
+        "rollout": how["rollout"],
         "learner": how["learner"],
         "cluster": {"backend": "local"},
         "generator": {"engine": "transformers"},
@@ -138,14 +139,14 @@ def specialist(folder: Path, name: str) -> Path:
 def specialists(folder: Path, seed: int) -> None:
     write_problems(folder.parent, 0)
     for name, steps in SPECIALIST_STEPS.items():
-        tree = settings(folder.parent, name, RL, steps, 16)
+        tree = merge(settings(folder.parent, name, RL, steps), LARGE_STEPS)
         train(folder.parent, f"specialist-{name}", BASE_OF_BOTH, 0, tree)
 
 
 def codistill(folder: Path, seed: int, how: str) -> None:
     if is_taught(folder, how):
         return
-    tree = settings(folder, "both", TWO_SUBJECTS, STEPS, 8) | {
+    tree = settings(folder, "both", TAUGHT, STEPS) | {
         "codistill": {"tag_column": "subject", "signal": how} | PEERS,
         "peers": {name: {"model": str(specialist(folder, name) / "policy")} for name in SUBJECTS},
         "seed": seed,
@@ -157,13 +158,13 @@ def codistill(folder: Path, seed: int, how: str) -> None:
 
 def alone(folder: Path, seed: int) -> None:
     for name in SUBJECTS:
-        tree = settings(folder, "both", TWO_SUBJECTS, 2 * STEPS, 8)
+        tree = settings(folder, "both", RL, ALONE_STEPS)
         train(folder, f"alone-{name}", specialist(folder, name) / "policy", seed, tree)
 
 
 def whole(folder: Path, seed: int) -> None:
     """One model that learns both subjects from the base on."""
-    train(folder, "alone-base", BASE_OF_BOTH, seed, settings(folder, "both", RL, WHOLE_STEPS, 4))
+    train(folder, "alone-base", BASE_OF_BOTH, seed, settings(folder, "both", RL, WHOLE_STEPS))
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
@@ -236,7 +237,7 @@ def show(folders: list[Path]) -> None:
 
 
 def plot(folders: list[Path], file: Path) -> None:
-    """Of the second stage: tokens of all models together, and each model's mean accuracy of both subjects."""
+    """From specialists or the base on: tokens of all models together, each model's mean accuracy of both subjects."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -244,25 +245,21 @@ def plot(folders: list[Path], file: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
     for number, folder in enumerate(folders):
-        for colour, name in enumerate(SUBJECTS):
-            lines = (
-                (f"{name} specialist, co-distilled, peer_topk", "-", peer(folder, "peer_topk", name), len(SUBJECTS)),
-                (f"{name} specialist, co-distilled, sampled", "--", peer(folder, "sampled", name), len(SUBJECTS)),
-                (f"{name} specialist, alone on both", ":", folder / f"alone-{name}", 1),
-            )
-            for label, style, of_run, models in lines:
-                if not is_done(of_run):
-                    continue
+        lines = [("one model from the base", "--", "0.5", folder / "alone-base", 1)]
+        for colour, name in zip(("C0", "C1"), SUBJECTS, strict=True):
+            lines.append((f"{name} specialist, alone", ":", colour, folder / f"alone-{name}", 1))
+            taught = peer(folder, "peer_topk", name)
+            lines.append((f"{name} specialist, co-distilled", "-", colour, taught, len(SUBJECTS)))
+        for label, style, colour, of_run, models in lines:
+            if is_done(of_run):
                 points = curve(of_run)
-                axes.plot(
-                    [models * point.tokens / 1000 for point in points],
-                    [both(point) for point in points],
-                    style,
-                    color=f"C{colour}",
-                    alpha=0.8,
-                    label=label if number == 0 else None,
-                )
-    axes.set(xlabel="tokens sampled by all models together, thousands", ylabel="held-out accuracy, mean of both")
+                tokens = [models * point.tokens / 1000 for point in points]
+                label_once = label if number == 0 else None
+                axes.plot(tokens, [both(p) for p in points], style, color=colour, alpha=0.8, label=label_once)
+    axes.set(
+        xlabel="tokens sampled on both subjects, by all models together, thousands",
+        ylabel="held-out accuracy, mean of both",
+    )
     axes.set_ylim(0, 1.02)
     axes.grid(axis="y", color="#e4e4e0")
     axes.legend(fontsize=8, loc="lower right")
