@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
 
@@ -202,38 +202,49 @@ def tokens_of(of_run: Path) -> float:
     return sum(line.get("answer/sampled_tokens", 0.0) for line in lines)
 
 
+def at(points: list[Point], tokens: float) -> Point:
+    """On the straight line between two evaluations; the last one where there are not so many tokens."""
+    after = next((place for place, point in enumerate(points) if point.tokens >= tokens), None)
+    if not after:
+        return points[-1 if after is None else 0]
+    left, right = points[after - 1], points[after]
+    share = (tokens - left.tokens) / (right.tokens - left.tokens)
+    of = {name: (1 - share) * left.accuracy[name] + share * right.accuracy[name] for name in SUBJECTS}
+    return Point(tokens, of)
+
+
 def both(point: Point) -> float:
     return fmean(point.accuracy.values())
 
 
 def show(folders: list[Path]) -> None:
-    """Of the runs that are there. Tokens are those of all models that a row needed, from the base on."""
-    rows: dict[str, list[tuple[float, Point]]] = defaultdict(list)
+    """Of the runs that are there. Tokens are those sampled on both subjects, of all models that a row needed."""
+    made = {name: tokens_of(specialist(folders[0], name)) / 1000 for name in SUBJECTS}
+    print(f"each specialist's own training, thousands of tokens: {made}")
+    rows: dict[str, list[Point]] = defaultdict(list)
     for folder in folders:
-        made = {name: tokens_of(specialist(folder, name)) for name in SUBJECTS}
-        for how in SIGNALS:
-            if is_taught(folder, how):
-                tokens = sum(made.values()) + sum(tokens_of(peer(folder, how, name)) for name in SUBJECTS)
-                for name in SUBJECTS:
-                    row = f"{name} specialist, co-distilled, {how}"
-                    rows[row].append((tokens, curve(peer(folder, how, name))[-1]))
-        for name in SUBJECTS:
-            if is_done(folder / f"alone-{name}"):
-                points = curve(folder / f"alone-{name}")
-                first, last = points[0], points[-1]
-                rows[f"{name} specialist, before"].append((made[name], first))
-                rows[f"{name} specialist, alone on both"].append((made[name] + last.tokens, last))
-        if is_done(folder / "alone-base"):
-            points = curve(folder / "alone-base")
-            rows["base, before"].append((0.0, points[0]))
-            rows["base, alone on both"].append((points[-1].tokens, points[-1]))
+        taught = [how for how in SIGNALS if is_taught(folder, how)]
+        tokens = 0.0  # those of the last signal: they hardly differ
+        for how, name in product(taught, SUBJECTS):
+            tokens = sum(tokens_of(peer(folder, how, each)) for each in SUBJECTS)
+            last = curve(peer(folder, how, name))[-1]
+            rows[f"{name} specialist, co-distilled, {how}"].append(Point(tokens, last.accuracy))
+        for run_name, row in (
+            *((f"alone-{name}", f"{name} specialist, alone on both") for name in SUBJECTS),
+            ("alone-base", "one model, from the base"),
+        ):
+            if is_done(folder / run_name):
+                points = curve(folder / run_name)
+                rows[f"{row}, before"].append(points[0])
+                rows[row].append(at(points, tokens))
+                rows[f"{row}, more tokens"].append(points[-1])
     print("| | seeds | tokens, thousands | math | code | mean | mean of each seed |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, of_seeds in sorted(rows.items(), key=lambda row: fmean(both(point) for _, point in row[1])):
-        tokens = fmean(tokens for tokens, _ in of_seeds) / 1000
-        of = " | ".join(f"{fmean(point.accuracy[name] for _, point in of_seeds):.3f}" for name in SUBJECTS)
-        mean, each = fmean(both(p) for _, p in of_seeds), ", ".join(f"{both(point):.3f}" for _, point in of_seeds)
-        print(f"| {name} | {len(of_seeds)} | {tokens:.0f} | {of} | {mean:.3f} | {each} |")
+    for name, of_seeds in sorted(rows.items(), key=lambda row: fmean(map(both, row[1]))):
+        spent = fmean(point.tokens for point in of_seeds) / 1000
+        of = " | ".join(f"{fmean(point.accuracy[name] for point in of_seeds):.3f}" for name in SUBJECTS)
+        mean, each = fmean(map(both, of_seeds)), ", ".join(f"{both(point):.3f}" for point in of_seeds)
+        print(f"| {name} | {len(of_seeds)} | {spent:.0f} | {of} | {mean:.3f} | {each} |")
 
 
 def plot(folders: list[Path], file: Path) -> None:
