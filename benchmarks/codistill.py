@@ -218,7 +218,7 @@ def both(point: Point) -> float:
 
 
 def show(folders: list[Path]) -> None:
-    """Of the runs that are there. Tokens are those sampled on both subjects, of all models that a row needed."""
+    """Of the runs that are there. Tokens are those that the model itself sampled on both subjects."""
     made = {name: tokens_of(specialist(folders[0], name)) / 1000 for name in SUBJECTS}
     print(f"each specialist's own training, thousands of tokens: {made}")
     rows: dict[str, list[Point]] = defaultdict(list)
@@ -228,7 +228,7 @@ def show(folders: list[Path]) -> None:
         for how, name in product(taught, SUBJECTS):
             tokens = sum(tokens_of(peer(folder, how, each)) for each in SUBJECTS)
             last = curve(peer(folder, how, name))[-1]
-            rows[f"{name} specialist, co-distilled, {how}"].append(Point(tokens, last.accuracy))
+            rows[f"{name} specialist, co-distilled, {how}"].append(last)
         for run_name, row in (
             *((f"alone-{name}", f"{name} specialist, alone on both") for name in SUBJECTS),
             ("alone-base", "one model, from the base"),
@@ -236,8 +236,9 @@ def show(folders: list[Path]) -> None:
             if is_done(folder / run_name):
                 points = curve(folder / run_name)
                 rows[f"{row}, before"].append(points[0])
-                rows[row].append(at(points, tokens))
-                rows[f"{row}, more tokens"].append(points[-1])
+                rows[f"{row}, tokens of one peer"].append(at(points, tokens / len(SUBJECTS)))
+                rows[f"{row}, tokens of both"].append(at(points, tokens))
+                rows[f"{row}, at its end"].append(points[-1])
     print("| | seeds | tokens, thousands | math | code | mean | mean of each seed |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, of_seeds in sorted(rows.items(), key=lambda row: fmean(map(both, row[1]))):
@@ -248,7 +249,7 @@ def show(folders: list[Path]) -> None:
 
 
 def plot(folders: list[Path], file: Path) -> None:
-    """From specialists or the base on: tokens of all models together, each model's mean accuracy of both subjects."""
+    """From specialists or the base on: a model's own tokens, and its mean accuracy of both subjects."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -256,22 +257,22 @@ def plot(folders: list[Path], file: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
     for number, folder in enumerate(folders):
-        lines = [("one model from the base", "--", "0.5", folder / "alone-base", 1)]
+        lines = [("one model from the base", "--", "0.5", folder / "alone-base")]
         for colour, name in zip(("C0", "C1"), SUBJECTS, strict=True):
-            lines.append((f"{name} specialist, alone", ":", colour, folder / f"alone-{name}", 1))
+            lines.append((f"{name} specialist, alone", ":", colour, folder / f"alone-{name}"))
             taught = peer(folder, "peer_topk", name)
-            lines.append((f"{name} specialist, co-distilled", "-", colour, taught, len(SUBJECTS)))
-        for label, style, colour, of_run, models in lines:
+            lines.append((f"{name} specialist, co-distilled", "-", colour, taught))
+        for label, style, colour, of_run in lines:
             if is_done(of_run):
                 points = curve(of_run)
-                tokens = [models * point.tokens / 1000 for point in points]
+                tokens = [point.tokens / 1000 for point in points]
                 label_once = label if number == 0 else None
                 axes.plot(tokens, [both(p) for p in points], style, color=colour, alpha=0.8, label=label_once)
     axes.set(
-        xlabel="tokens sampled on both subjects, by all models together, thousands",
+        xlabel="tokens that the model sampled on both subjects, thousands",
         ylabel="held-out accuracy, mean of both",
     )
-    axes.set_ylim(0, 1.02)
+    axes.set(xlim=(0, 350), ylim=(0.2, 1.02))  # beyond, one model has more tokens than both peers
     axes.grid(axis="y", color="#e4e4e0")
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(file, dpi=130)
