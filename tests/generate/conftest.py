@@ -70,6 +70,16 @@ class Subject:
     async def update(self) -> WeightReceipt:
         return await self.generator.update_weights(self.publish())
 
+    async def generate_over(self, update: WeightUpdate, prompt: tuple[int, ...], tokens: int) -> Completion:
+        """An answer that this update reaches after an eighth of it: whatever the speed, not before and not after it."""
+        before = (await self.generator.status()).generated_tokens
+        running = asyncio.create_task(self.generate(prompt, Sampling(tokens)))
+        while (await self.generator.status()).generated_tokens < before + tokens // 8:
+            await asyncio.sleep(0.001)
+        assert (await self.generator.update_weights(update)).checksum == update.checksum
+        (completion,) = await running
+        return completion
+
 
 def settings_for(folder: Path, dtype: DType = DType.FLOAT32) -> EngineSettings:
     return EngineSettings(

@@ -71,12 +71,8 @@ async def _sample_over_an_update(engine: str, folder: Path) -> tuple[Completion,
     subject = Subject(engine, generator, model, folder, folder / "model")
     await generator.start()
     old = copy.deepcopy(model)
-    running = asyncio.create_task(subject.generate(PROMPT, Sampling(TOKENS)))
-    while (await generator.status()).generated_tokens < TOKENS // 4:
-        await asyncio.sleep(0.001)
     tiny_models.perturb(model, seed=1)
-    await subject.update()
-    (completion,) = await running
+    completion = await subject.generate_over(subject.publish(), PROMPT, TOKENS)
     await generator.close()
     return completion, _own_choices(old, completion), _own_choices(model, completion)
 

@@ -85,12 +85,9 @@ async def test_new_weights_are_exact_for_new_requests(subject: Subject) -> None:
 
 async def test_a_running_sequence_goes_on_under_the_new_weights(subject: Subject) -> None:
     old = copy.deepcopy(subject.model)
-    request = asyncio.create_task(subject.generate(PROMPT, Sampling(300)))
     first = subject.version
-    await asyncio.sleep(0.15)
     tiny_models.perturb(subject.model, seed=3)
-    await subject.update()
-    (completion,) = await request
+    completion = await subject.generate_over(subject.publish(), PROMPT, 300)
     switch = completion.versions.index(subject.version)
     assert 0 < switch < 300
     assert completion.versions == [first] * switch + [subject.version] * (300 - switch)
@@ -182,17 +179,11 @@ async def test_adapters_are_exact_for_new_and_running_sequences(engine: str, tmp
         models[version] = copy.deepcopy(adapted)
         return publish_adapter(tmp_path, version, config, peft.get_peft_model_state_dict(adapted))
 
-    async def update(to: WeightUpdate) -> None:
-        assert (await generator.update_weights(to)).checksum == to.checksum
-
+    first = adapter(1)
     try:
-        await update(adapter(1))
-        second = adapter(2)  # written before the answer begins, which on a busy machine would end meanwhile
-        running = asyncio.create_task(subject.generate(PROMPT, Sampling(360)))
-        await asyncio.sleep(0.2)
-        await update(second)
+        assert (await generator.update_weights(first)).checksum == first.checksum
+        old = await subject.generate_over(adapter(2), PROMPT, 360)
         (new,) = await subject.generate(PROMPT, Sampling(20))
-        (old,) = await running
     finally:
         await generator.close()
     assert set(new.versions) == {2}
